@@ -1,0 +1,1 @@
+"""Decides. Pure: events and a time in, commands out; no I/O, clock, chance, logging or awaiting."""

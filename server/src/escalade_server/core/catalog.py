@@ -1,0 +1,330 @@
+"""The frozen facts of a strategy: layers, models, limits, prices, triggers, rules.
+
+The strategy package builds a ``Catalog`` from YAML; everything else only reads it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from escalade_server.core.money import Price
+
+
+class Unit(Enum):
+    """What a counter counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    NANOS = "nanos"
+
+
+class Period(Enum):
+    """Window of a counter. Up to an hour it slides; a day and longer are calendar windows (R18)."""
+
+    SECOND = "second"
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class CounterScope(Enum):
+    """Whose counter it is."""
+
+    MODEL = "model"
+    ACCOUNT = "account"
+    LAYER = "layer"
+    STRATEGY = "strategy"
+    AGENT = "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """One limit: at most ``limit`` units per window. ``key`` is stable over reloads (R18).
+
+    ``zone`` is the IANA zone in which a calendar window ends; ``reset_day`` the day of the month
+    on which a month begins. ``limit`` 0 means nothing is allowed.
+    """
+
+    key: str
+    unit: Unit
+    period: Period
+    limit: int
+    scope: CounterScope
+    label: str
+    zone: str = "UTC"
+    reset_day: int = 1
+
+
+class Billing(Enum):
+    """How a model is paid for (R15, R16)."""
+
+    FREE = "free"
+    SUBSCRIPTION = "subscription"
+    METERED = "metered"
+
+
+class DataPolicy(Enum):
+    """What the provider may do with prompts (R28)."""
+
+    LOCAL = "local"
+    NO_TRAINING = "no_training"
+    UNKNOWN = "unknown"
+    TRAINS = "trains"
+
+
+class Feature(Enum):
+    """What a request may need of a model beyond text."""
+
+    TOOLS = "tools"
+    IMAGES = "images"
+    JSON_SCHEMA = "json_schema"
+
+
+class AbsenceKind(Enum):
+    """Why a model of the file cannot be called by this server."""
+
+    NO_KEY = "no_key"
+    NOT_BUILT = "not_built"
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A model that is in the file but not usable here, with the sentence that says why."""
+
+    kind: AbsenceKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model entry on one account.
+
+    ``id`` is the name in the file, ``wire_id`` what is sent upstream. ``counters`` holds every
+    counter that a call touches: the model's windows and cap, the account's, the layer's and the
+    strategy's caps.
+    """
+
+    provider: str
+    account: str
+    id: str
+    wire_id: str
+    dialect: str
+    layer: str
+    layer_index: int
+    position: int
+    """Place in the file's order over all layers; also the model's number in the catalog."""
+    capabilities: frozenset[str]
+    counters: tuple[Counter, ...]
+    price: Price
+    billing: Billing
+    features: frozenset[Feature] = frozenset(Feature)
+    context_tokens: int | None = None
+    output_tokens_max: int | None = None
+    data: DataPolicy = DataPolicy.UNKNOWN
+    cooldown_on_limit_ms: int | None = None
+    bills_after_cancel: bool = False
+    """The provider bills to the end although the call was cancelled (R25)."""
+    reasoning_bound_tokens: int = 0
+    """Reasoning tokens that the vendor does not count inside the output limit (R13)."""
+    absence: Absence | None = None
+    key: str = field(init=False)
+    """Identity: the same model on two accounts is two models (R18)."""
+    account_key: str = field(init=False)
+    """Identity of the account that the call is billed to."""
+
+    def __post_init__(self) -> None:
+        """Make the keys once; they are looked up for every decision."""
+        object.__setattr__(self, "account_key", f"{self.provider}/{self.account}")
+        object.__setattr__(self, "key", f"{self.provider}/{self.account}/{self.id}")
+
+    @property
+    def is_paid(self) -> bool:
+        """True when a call costs money or uses up a subscription."""
+        return self.billing is not Billing.FREE
+
+
+class Condition(Enum):
+    """What a layer trigger asks of another layer (R5)."""
+
+    EXHAUSTED = "exhausted"
+    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    ALL_MODELS_UNAVAILABLE = "all_models_unavailable"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTrigger:
+    """``<layer>.<condition>``, as written in ``text`` on ``line`` of the file."""
+
+    layer: str
+    condition: Condition
+    text: str
+    line: int = 0
+
+
+class Comparison(Enum):
+    """Comparison of a complexity trigger; only GT and GE make a jump (R4)."""
+
+    GT = ">"
+    GE = ">="
+    LT = "<"
+    LE = "<="
+    EQ = "=="
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexityTrigger:
+    """``task.complexity <comparison> <value>``; the value in micro-points."""
+
+    comparison: Comparison
+    value_micro: int
+    text: str
+    line: int = 0
+
+
+Trigger = LayerTrigger | ComplexityTrigger
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Models of one price class; ``triggers`` empty means: entered when all before are out."""
+
+    name: str
+    index: int
+    priority: int
+    models: tuple[Model, ...]
+    triggers: tuple[Trigger, ...] = ()
+    consent_required: bool = False
+    fee_nanos: int = 0
+    """Flat fee per calendar month, or the plan of a metered layer (R15)."""
+
+    @property
+    def is_paid(self) -> bool:
+        """True when any of its models costs money."""
+        return any(model.is_paid for model in self.models)
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Weights and threshold of the complexity score, in millionths (DESIGN 4, R3, R4)."""
+
+    files_weight_micro: int = 300_000
+    depth_weight_micro: int = 700_000
+    context_weight_micro: int = 100_000
+    threshold_micro: int | None = None
+    """``threshold_for_premium``, else the number of the jump trigger; None: no jump."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskType:
+    """Depth 0 to 10, the capability words of which any one suffices, and a pinned start.
+
+    ``start`` is a layer number from 1, -1 for the last, None when capabilities decide (R1).
+    """
+
+    name: str
+    depth: int
+    needs: frozenset[str]
+    start: int | None = None
+
+
+class OnRateLimit(Enum):
+    """``escalation_logic.rate_limit_hit`` (R7)."""
+
+    NEXT_LAYER = "next_layer"
+    NEXT_MODEL = "next_model"
+
+
+class OnComplexity(Enum):
+    """``escalation_logic.complexity_high``."""
+
+    JUMP = "jump_to_premium"
+    NEXT_LAYER = "next_layer"
+    IGNORE = "ignore"
+
+
+class OnTargetExhausted(Enum):
+    """``escalation_logic.on_target_exhausted`` (R10)."""
+
+    DOWNGRADE = "downgrade"
+    WAIT = "wait"
+    FAIL = "fail"
+
+
+class OnAllExhausted(Enum):
+    """``failure_handling.on_all_layers_exhausted``."""
+
+    NOTIFY_AND_WAIT = "notify_user_and_wait"
+    WAIT = "wait"
+    FAIL = "fail"
+
+
+class OnOutage(Enum):
+    """``failure_handling.on_provider_outage`` (R7)."""
+
+    SKIP = "skip_to_next_provider"
+    NEXT_LAYER = "next_layer"
+    RETRY_THEN_SKIP = "retry_then_skip"
+
+
+class OnBudgetAlert(Enum):
+    """``escalation_logic.budget_alert``."""
+
+    NOTIFY = "notify_user"
+    LOG = "log"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How to decide, and the limits of deciding. Times in ms."""
+
+    on_rate_limit: OnRateLimit = OnRateLimit.NEXT_LAYER
+    on_complexity: OnComplexity = OnComplexity.JUMP
+    on_target_exhausted: OnTargetExhausted = OnTargetExhausted.DOWNGRADE
+    on_all_exhausted: OnAllExhausted = OnAllExhausted.NOTIFY_AND_WAIT
+    on_outage: OnOutage = OnOutage.SKIP
+    on_budget_alert: OnBudgetAlert = OnBudgetAlert.NOTIFY
+    alert_percents: tuple[int, ...] = (80, 100)
+    require_capability: bool = False
+    log_escalations: bool = True
+    track_tokens: bool = True
+    attempts_max: int = 8
+    output_tokens_default: int = 4_096
+    work_ms: int = 300_000
+    max_wait_ms: int = 86_400_000
+    hold_patience_ms: int = 5_000
+    first_token_ms: int = 30_000
+    idle_ms: int = 45_000
+    attempt_total_ms: int = 900_000
+    connect_ms: int = 5_000
+    usage_grace_ms: int = 2_000
+    breaker_failures: int = 5
+    breaker_open_ms: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """A whole strategy, resolved. Layers are in order of priority."""
+
+    layers: tuple[Layer, ...]
+    scoring: Scoring
+    rules: Rules
+    task_types: Mapping[str, TaskType]
+    type_aliases: Mapping[str, str]
+    other_type: TaskType
+    baseline: Model | None = None
+    """The one premium model that savings are measured against (R15)."""
+    capability_aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All models in file order."""
+        return tuple(model for layer in self.layers for model in layer.models)
+
+    def task_type(self, name: str) -> TaskType:
+        """Resolve a type's name or usual spelling; anything else is ``other`` (R2)."""
+        word = name.strip().lower().replace("_", "-")
+        return self.task_types.get(self.type_aliases.get(word, word), self.other_type)

@@ -1,0 +1,129 @@
+"""Orders that come out of a cascade, in the imperative. A closed union; the engine obeys."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from escalade_server.core.catalog import Counter, Model, Unit
+from escalade_server.core.events import Delta
+from escalade_server.core.facts import Fact, Outcome
+from escalade_server.core.standing import Bench
+from escalade_server.core.task import Basis
+
+
+class Candidate(NamedTuple):
+    """One model with the bounds of a call: what a reservation of it would hold (C2, R13).
+
+    ``tokens`` is the estimate for token windows, ``nanos`` the worst-case list value;
+    ``output_tokens_max`` is sent upstream.
+    """
+
+    model: Model
+    tokens: int
+    nanos: int
+    output_tokens_max: int
+
+    def amount(self, counter: Counter) -> int:
+        """Units that this call holds in a counter."""
+        if counter.unit is Unit.REQUESTS:
+            return 1
+        return self.tokens if counter.unit is Unit.TOKENS else self.nanos
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Take the first candidate with room in all its counters, atomically (P20).
+
+    ``reservation_id`` is the idempotency key: the same id twice is one reservation (S13).
+    Answer: ``Reserved``, ``ReservationDenied`` or ``StoreFailed``.
+    """
+
+    reservation_id: str
+    attempt: int
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallModel:
+    """Call the reserved model. Answer: ``ChunkArrived`` ..., then one ending."""
+
+    attempt: int
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class CancelCall:
+    """Stop the provider call within 100 ms; with ``drain`` read it to its end detached (R25)."""
+
+    attempt: int
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Pass deltas of the current attempt on to the caller."""
+
+    attempt: int
+    deltas: tuple[Delta, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the caller and the observers a fact."""
+
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Book an attempt: release what it holds and add what it used (quotas C5).
+
+    ``requests``, ``tokens`` and ``nanos`` (list value) are what the counters get, in the windows
+    of admission (T1). With ``hold_until_ms`` the outcome is uncertain: the full reserve stays
+    held until then and is booked in full unless settled again before. Answer: ``Settled`` or
+    ``SettleFailed``.
+    """
+
+    reservation_id: str
+    attempt: int
+    requests: int
+    tokens: int
+    nanos: int
+    charged_nanos: int
+    basis: Basis
+    hold_until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetBench:
+    """Set a model, account or provider aside; the later end of old and new wins."""
+
+    key: str
+    bench: Bench
+
+
+@dataclass(frozen=True, slots=True)
+class ReportHealth:
+    """Tell the provider's circuit breaker how a call went."""
+
+    provider: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The task has its one ending; the caller's stream closes with it."""
+
+    outcome: Outcome
+
+
+Command = (
+    Deliver
+    | Reserve
+    | CallModel
+    | CancelCall
+    | Announce
+    | Settle
+    | SetBench
+    | ReportHealth
+    | End
+)

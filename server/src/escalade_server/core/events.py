@@ -1,0 +1,151 @@
+"""Facts that go into a cascade: what has happened, in past tense. A closed union."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from escalade_server.core.failure import Failure
+from escalade_server.core.standing import Denial, Standing
+from escalade_server.core.task import FinishReason, ProviderState, Usage
+
+
+class TextDelta(NamedTuple):
+    """A piece of the answer's text."""
+
+    text: str
+
+
+class ReasoningDelta(NamedTuple):
+    """A piece of visible reasoning; counts as a first token (R24)."""
+
+    text: str
+
+
+class ToolCallDelta(NamedTuple):
+    """A piece of the tool call number ``slot``; ``id`` and ``name`` come once (U27)."""
+
+    slot: int
+    id: str
+    name: str
+    arguments: str
+
+
+class StateDelta(NamedTuple):
+    """Opaque vendor state that the caller gives back with its next step."""
+
+    state: ProviderState
+
+
+Delta = TextDelta | ReasoningDelta | ToolCallDelta | StateDelta
+
+
+class Finish(NamedTuple):
+    """The provider's own finish reason; ``detail`` is its category, if it names one (R26)."""
+
+    reason: FinishReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The task begins; ``standing`` is shared state at this instant."""
+
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """The store took the candidate at ``position`` and passed the ``denials`` before it."""
+
+    attempt: int
+    position: int
+    denials: tuple[Denial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationDenied:
+    """None of the candidates had room; ``standing`` is fresh."""
+
+    attempt: int
+    denials: tuple[Denial, ...]
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """The ledger could not take the reservation; nothing was called."""
+
+    attempt: int
+    detail: str
+
+
+class ChunkArrived(NamedTuple):
+    """One upstream read, decoded: any of deltas, finish, usage, the answering model's name.
+
+    One event per read, not per frame; a NamedTuple, because it is the hottest (pitfalls, Core).
+    ``cost_nanos`` is the provider's own figure where it reports one.
+    """
+
+    attempt: int
+    deltas: tuple[Delta, ...] = ()
+    finish: Finish | None = None
+    usage: Usage | None = None
+    model: str = ""
+    cost_nanos: int | None = None
+
+
+class StreamEnded(NamedTuple):
+    """The provider's stream came to its regular end; without a finish reason it is broken."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The attempt broke, before or after its first delta; ``standing`` is fresh."""
+
+    attempt: int
+    failure: Failure
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The settlement of an attempt is durable."""
+
+    attempt: int
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class SettleFailed:
+    """The settlement is not durable yet; the store keeps trying on its own (S2)."""
+
+    attempt: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLeft:
+    """Cancelled, disconnected, or stopped by drain: nobody reads any more (P1, P3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """``Cascade.wake_at_ms`` has come; ``standing`` is fresh."""
+
+    standing: Standing
+
+
+Event = (
+    ChunkArrived
+    | StreamEnded
+    | Started
+    | Reserved
+    | ReservationDenied
+    | StoreFailed
+    | AttemptFailed
+    | Settled
+    | SettleFailed
+    | CallerLeft
+    | TimePassed
+)

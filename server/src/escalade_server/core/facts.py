@@ -1,0 +1,147 @@
+"""What a caller and an observer may be told. Frozen; each is announced at most once."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from escalade_server.core.failure import FailureClass
+from escalade_server.core.trace import Answer, Assessment, Report, Skip
+
+
+class EscalationReason(Enum):
+    """Why the layer changed. Closed (R20)."""
+
+    RATE_LIMIT = "rate_limit"
+    CAP = "cap"
+    OUTAGE = "outage"
+    TIMEOUT = "timeout"
+    CONTEXT = "context"
+    FEATURE = "feature"
+    COMPLEXITY = "complexity"
+    CAPABILITY = "capability"
+    CONSTRAINT = "constraint"
+    HELD = "held"
+    QUALITY = "quality"
+    EVIDENCE = "evidence"
+    UNCONFIGURED = "unconfigured"
+    DOWNGRADE = "downgrade"
+
+
+class ErrorReason(Enum):
+    """Why a task failed. Closed; each maps to one gRPC status (style 3.7)."""
+
+    REQUEST_INVALID = "request_invalid"
+    REQUEST_REJECTED = "request_rejected"
+    NO_ELIGIBLE_MODEL = "no_eligible_model"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    RATE_LIMITED = "rate_limited"
+    ALL_MODELS_FAILED = "all_models_failed"
+    DEADLINE_REACHED = "deadline_reached"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    CONSENT_REQUIRED = "consent_required"
+    QUALITY_NOT_MET = "quality_not_met"
+    TRIGGER_NOT_MET = "trigger_not_met"
+    REQUEST_IN_PROGRESS = "request_in_progress"
+    ALREADY_ANSWERED = "already_answered"
+    TOO_MANY_WAITERS = "too_many_waiters"
+    DRAINING = "draining"
+    LEDGER_UNAVAILABLE = "ledger_unavailable"
+    BUG = "bug"
+
+
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """The score and where the task starts."""
+
+    assessment: Assessment
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """A model was reserved and is about to be called."""
+
+    attempt: int
+    layer: str
+    provider: str
+    account: str
+    model: str
+    reservation_id: str
+    output_tokens_max: int
+    skips: tuple[Skip, ...]
+    """Models passed over for this choice; in ``Fallback`` stand only failed attempts (R20)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """After a failed attempt another model of the same layer is tried."""
+
+    attempt: int
+    """The failed attempt."""
+    layer: str
+    from_model: str
+    to_model: str
+    cls: FailureClass
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """The selected layer changed; exactly one for each change, from(k+1) = to(k) (R20)."""
+
+    from_layer: str
+    to_layer: str
+    reason: EscalationReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The task waits for room; it goes on at ``earliest_ms`` at the soonest."""
+
+    reason: EscalationReason
+    earliest_ms: int
+    rule: str
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retracted:
+    """All deltas of this attempt are void (DESIGN 6, guarantee 3)."""
+
+    attempt: int
+    cls: FailureClass
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something a person should know of; ``code`` is stable, e.g. ``unconfigured``."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The task is answered, and what it cost is durable. ``answer`` for WHOLE delivery only."""
+
+    report: Report
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The task has no answer. ``retry_at_ms`` is when trying again can succeed, None if never.
+
+    ``detail`` says what happened and what to do; ``metadata`` holds each variable of it (AIP-193).
+    """
+
+    reason: ErrorReason
+    detail: str
+    report: Report
+    retry_at_ms: int | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+Fact = Assessed | Selected | Fallback | Escalated | Waiting | Retracted | Alert
+Outcome = Finished | Failed

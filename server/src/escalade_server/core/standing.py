@@ -1,0 +1,134 @@
+"""What the core is told of shared state, and what it makes of one model: a verdict (R5, R19)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from escalade_server.core.failure import FailureClass
+
+
+class Balance(NamedTuple):
+    """One counter in its current window: spent and held units, and when the window ends.
+
+    A row whose ``ends_ms`` has passed counts as empty. For a sliding window ``ends_ms`` is the
+    instant at which its oldest part leaves it. NamedTuple: cheap to make, hot (pitfalls, Core).
+    """
+
+    window: str
+    spent: int
+    held: int
+    ends_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A cooldown: a model, an account or a provider is set aside until an instant."""
+
+    until_ms: int
+    cls: FailureClass
+    detail: str
+
+
+class CircuitState(Enum):
+    """State of a provider's circuit breaker."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """OPEN until ``until_ms``; HALF_OPEN lets one probe through (``probing`` while it runs)."""
+
+    state: CircuitState
+    until_ms: int
+    probing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Shared state as one task sees it: immutable, taken at one instant.
+
+    ``balances`` is keyed by ``Counter.key``, ``benches`` by ``Model.key``, ``Model.account_key``
+    or provider, ``circuits`` by provider. What is missing is in good order.
+    """
+
+    balances: Mapping[str, Balance] = field(default_factory=dict)
+    benches: Mapping[str, Bench] = field(default_factory=dict)
+    circuits: Mapping[str, Circuit] = field(default_factory=dict)
+
+
+class VerdictClass(Enum):
+    """Why a model is out, by class (R5)."""
+
+    OK = "ok"
+    RATE = "rate"
+    MONEY = "money"
+    DOWN = "down"
+    UNFIT = "unfit"
+    POLICY = "policy"
+    HELD = "held"
+    REJECTED = "rejected"
+    TRIED = "tried"
+    TRIGGER_NOT_MET = "trigger_not_met"
+    """Of a whole layer that was passed over for its trigger (R6)."""
+
+
+class Cause(Enum):
+    """The precise reason inside a class; closed, so that programs can branch on it."""
+
+    NONE = "none"
+    WINDOW_FULL = "window_full"
+    CAP_SPENT = "cap_spent"
+    HELD = "held"
+    NEVER_FITS = "never_fits"
+    SPEND_LIMIT = "spend_limit"
+    COOLDOWN = "cooldown"
+    CIRCUIT_OPEN = "circuit_open"
+    NO_KEY = "no_key"
+    NOT_BUILT = "not_built"
+    CONTEXT_TOO_SMALL = "context_too_small"
+    FEATURE_MISSING = "feature_missing"
+    CAPABILITY_MISSING = "capability_missing"
+    CONSTRAINT = "constraint"
+    CONSENT = "consent"
+    FREE_ONLY = "free_only"
+    DATA_POLICY = "data_policy"
+    GATE_FAILED = "gate_failed"
+    FAILED_HERE = "failed_here"
+    TRIGGER_NOT_MET = "trigger_not_met"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What stands for or against one model for one task, at one instant.
+
+    ``until_ms`` is when it may change by itself: None when not known, NEVER_MS when never.
+    ``failure`` is set for cooldowns and tried models.
+    """
+
+    cls: VerdictClass
+    cause: Cause = Cause.NONE
+    detail: str = ""
+    until_ms: int | None = None
+    failure: FailureClass | None = None
+
+
+OK = Verdict(VerdictClass.OK)
+
+
+class Denial(NamedTuple):
+    """Why the store gave no room on one model: the counter, and whether holds alone are to blame.
+
+    ``never_fits``: the amount is larger than the whole window or cap (R14).
+    """
+
+    position: int
+    """``Model.position``."""
+    counter_key: str
+    balance: Balance
+    amount: int
+    held_only: bool
+    never_fits: bool

@@ -1,0 +1,167 @@
+"""What the engine needs of the world. Adapters implement these; ``bootstrap`` hands them over."""
+
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from escalade_server.core.catalog import Counter, Model
+from escalade_server.core.commands import CallModel, Reserve, SetBench, Settle
+from escalade_server.core.events import (
+    ChunkArrived,
+    Delta,
+    ReservationDenied,
+    Reserved,
+)
+from escalade_server.core.facts import Fact, Outcome
+from escalade_server.core.failure import Failure
+from escalade_server.core.standing import Standing
+from escalade_server.core.task import Request
+from escalade_server.core.trace import Answer
+
+
+class Clock(Protocol):
+    """Wall time that never goes back."""
+
+    def now_ms(self) -> int:
+        """Unix ms; advances with the monotonic clock, steered to wall time (style 3.3)."""
+        ...
+
+
+class Entropy(Protocol):
+    """The only source of chance."""
+
+    def task_id(self) -> str:
+        """A fresh id, 16 bytes as 32 hex digits: also the trace id."""
+        ...
+
+
+class StoreError(Exception):
+    """The store could not do it; nothing was changed, or it is not known whether (S1, S3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What one counter holds right now, for status."""
+
+    counter: Counter
+    spent: int
+    held: int
+    ends_ms: int
+
+
+class Store(Protocol):
+    """Shared state behind one face: counters, reservations, cooldowns.
+
+    Every method but ``standing`` is one round trip; all raise ``StoreError``.
+    """
+
+    async def open(self, counters: Sequence[Counter]) -> None:
+        """Open and recover: reservations of dead owners are booked in full (C6)."""
+        ...
+
+    def standing(self, now_ms: int) -> Standing:
+        """Shared state as known here, at once; windows that have ended show as empty."""
+        ...
+
+    def reserve(
+        self, order: Reserve, now_ms: int
+    ) -> Awaitable[Reserved | ReservationDenied]:
+        """Hold the first candidate with room in all its counters, durably and atomically.
+
+        The same ``reservation_id`` again answers as before and holds nothing twice.
+        """
+        ...
+
+    def settle(self, order: Settle, now_ms: int) -> Awaitable[None]:
+        """Book a reservation in its windows of admission; done means durable.
+
+        A second settlement of the same id books only the difference, or nothing.
+        """
+        ...
+
+    def bench(self, order: SetBench, now_ms: int) -> Awaitable[None]:
+        """Set something aside for everyone; the later end wins."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and close; safe twice."""
+        ...
+
+
+class ProviderFailure(Exception):
+    """How a ``Provider`` says that its call broke: carries the classified failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep the failure; its detail is the message."""
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+class Provider(Protocol):
+    """Calls one model of one provider and reads its answer."""
+
+    def call(self, order: CallModel, request: Request) -> AsyncIterator[ChunkArrived]:
+        """Yield one event per upstream read; return at the regular end of the stream.
+
+        Cancelling the consuming task closes the connection at once.
+
+        Raises:
+            ProviderFailure: the call broke, before or after its first chunk.
+        """
+        ...
+
+
+class Providers(Protocol):
+    """Finds the provider that serves a model."""
+
+    def of(self, model: Model) -> Provider:
+        """Answer the provider; every model without an absence has one."""
+        ...
+
+
+class Observer(Protocol):
+    """Watches. Must neither block nor raise; told after the caller is."""
+
+    def fact(self, request: Request, fact: Fact, now_ms: int) -> None:
+        """See one announced fact."""
+        ...
+
+    def ended(self, request: Request, outcome: Outcome) -> None:
+        """See the one ending of a task, with its record."""
+        ...
+
+
+class Caller(Protocol):
+    """The caller's side of a running task. Nothing here blocks; it is buffered and joined."""
+
+    def announce(self, fact: Fact) -> None:
+        """Take a fact, in order with the deltas."""
+        ...
+
+    def deliver(self, attempt: int, deltas: tuple[Delta, ...]) -> None:
+        """Take deltas of one attempt."""
+        ...
+
+    def end(self, outcome: Outcome) -> None:
+        """Take the one ending; nothing follows it."""
+        ...
+
+    async def writable(self) -> None:
+        """Return when there is room for more deltas: backpressure to the provider."""
+        ...
+
+
+class AnswerChecker(Protocol):
+    """Is this answer good enough? Quality gates ask it (R21)."""
+
+    def check(self, request: Request, answer: Answer) -> str:
+        """Answer the failed gate in words, or nothing when all hold."""
+        ...
+
+
+class Notifier(Protocol):
+    """Tells people, through configured sinks only."""
+
+    def notify(self, code: str, detail: str) -> None:
+        """Queue one notice; never blocks, never carries a prompt."""
+        ...

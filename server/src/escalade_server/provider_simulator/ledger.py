@@ -1,0 +1,104 @@
+"""The provider's own count: what it received, what it bills. Tests hold the product against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from escalade_server.provider_simulator.scenario import Price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What one provider counted for one model."""
+
+    provider: str
+    model: str
+    requests_received: int = 0
+    requests_refused: int = 0
+    """Answered with an error status, or not at all."""
+    requests_billed: int = 0
+    """Answers begun (or billed by a fault's `billed`)."""
+    requests_finished: int = 0
+    """Answers told to their scripted end."""
+    disconnects: int = 0
+    """Requests whose client left before the end."""
+    streams_open: int = 0
+    input_tokens: int = 0
+    """Billed, with cached ones."""
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    """Billed, with reasoning."""
+    cost_pico: int = 0
+
+    @property
+    def cost_nanos(self) -> int:
+        """Cost in nano-dollars, rounded up once over the whole sum."""
+        return -(-self.cost_pico // 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """A snapshot of all accounts, by (provider, model)."""
+
+    accounts: Mapping[tuple[str, str], Account]
+
+    def of(self, provider: str, model: str) -> Account:
+        """The account of one model; all zero when it was never asked."""
+        none = Account(provider=provider, model=model)
+        return self.accounts.get((provider, model), none)
+
+    @property
+    def cost_nanos(self) -> int:
+        """Cost of everything in nano-dollars."""
+        return -(-sum(account.cost_pico for account in self.accounts.values()) // 1000)
+
+
+@dataclass(slots=True)
+class Tally:
+    """The live side of an `Account`."""
+
+    provider: str
+    model: str
+    requests_received: int = 0
+    requests_refused: int = 0
+    requests_billed: int = 0
+    requests_finished: int = 0
+    disconnects: int = 0
+    streams_open: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    cost_pico: int = 0
+
+    def bill(self, price: Price, input_tokens: int, cached_tokens: int, output_tokens: int) -> None:
+        """Books one answer, once, when its end is known."""
+        cached_pico = price.input_pico if price.cached_input_pico is None else (
+            price.cached_input_pico
+        )
+        self.requests_billed += 1
+        self.input_tokens += input_tokens
+        self.cached_input_tokens += cached_tokens
+        self.output_tokens += output_tokens
+        self.cost_pico += (
+            (input_tokens - cached_tokens) * price.input_pico
+            + cached_tokens * cached_pico
+            + output_tokens * price.output_pico
+        )
+
+    def account(self) -> Account:
+        """A frozen copy."""
+        return Account(
+            provider=self.provider,
+            model=self.model,
+            requests_received=self.requests_received,
+            requests_refused=self.requests_refused,
+            requests_billed=self.requests_billed,
+            requests_finished=self.requests_finished,
+            disconnects=self.disconnects,
+            streams_open=self.streams_open,
+            input_tokens=self.input_tokens,
+            cached_input_tokens=self.cached_input_tokens,
+            output_tokens=self.output_tokens,
+            cost_pico=self.cost_pico,
+        )

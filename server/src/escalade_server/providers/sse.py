@@ -1,0 +1,189 @@
+"""Server-sent events, decoded as they arrive: bytes in, payloads out, no I/O.
+
+Follows WHATWG HTML section 9.2.6 with bounds (faults U14, U15). Dialects read the payload only: each
+of them repeats the event name inside it, so `event`, `id` and `retry` are dropped.
+
+Everything is done on bytes: a line ends with an ASCII character, so no UTF-8 sequence can span two
+lines and whole lines are checked at once, never characters. The usual read (whole
+`data: {...}` frames) costs one split and one slice a frame.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+LINE_BYTES_MAX: Final = 1 << 20
+EVENT_BYTES_MAX: Final = 4 << 20
+
+_BOM: Final = b"\xef\xbb\xbf"
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+_COLON: Final = ord(":")
+_DROPPED: Final = frozenset({b"event", b"id", b"retry"})
+
+
+class SseViolation(Enum):
+    """How a stream broke the bounds; the stream is unusable from there on."""
+
+    LINE_TOO_LONG = "line_too_long"
+    EVENT_TOO_LONG = "event_too_long"
+
+
+@dataclass(slots=True)
+class SseDecoder:
+    """Turns the bytes of one stream into the data of its events, in any split.
+
+    Attributes:
+        line_bytes_max: longest line accepted, without its end (U14).
+        event_bytes_max: most bytes in the `data` lines of one event (U15); at least a line.
+        violation: set once a bound is broken. What came before it is still returned by the `feed`
+            that met it; later feeds return nothing. Look at it after every `feed`.
+        truncated: set by `close` if the stream ended inside a line or an event (U18).
+        replaced: invalid UTF-8 sequences that became U+FFFD (U16).
+        comments: comment lines, which are no progress (U4).
+        unknown: lines with a field that the standard does not name (U29).
+    """
+
+    line_bytes_max: int = LINE_BYTES_MAX
+    event_bytes_max: int = EVENT_BYTES_MAX
+    violation: SseViolation | None = None
+    truncated: bool = False
+    replaced: int = 0
+    comments: int = 0
+    unknown: int = 0
+    _line: bytearray = field(default_factory=bytearray)
+    _data: list[bytes] = field(default_factory=list)
+    _data_bytes: int = 0
+    _at_start: bool = True
+    _after_cr: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the bounds: the short cut in `feed` relies on an event having room for a line."""
+        if not 0 < self.line_bytes_max <= self.event_bytes_max:
+            msg = "line_bytes_max must be positive and at most event_bytes_max"
+            raise ValueError(msg)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take the next bytes and return the data of each event they complete, as valid UTF-8."""
+        out: list[bytes] = []
+        if self._at_start or self._after_cr or b"\r" in chunk:
+            chunk = self._normalise(chunk)
+        if self.violation is not None:
+            return out
+        if self._line:
+            head, end, chunk = chunk.partition(b"\n")
+            self._hold(head)
+            if not end or self.violation is not None:
+                return out
+            line = bytes(self._line)
+            self._line.clear()
+            self._take(line, out)
+        cut = chunk.rfind(b"\n") + 1
+        if cut:
+            self._take_lines(chunk[:cut], out)
+        if cut < len(chunk) and self.violation is None:
+            self._hold(chunk[cut:])
+        return out
+
+    def close(self) -> None:
+        """Note the end of the stream; an event without its blank line is dropped (U18)."""
+        self.truncated = self.violation is None and bool(self._line or self._data)
+        self._line.clear()
+        self._data.clear()
+
+    def _normalise(self, chunk: bytes) -> bytes:
+        """Strip the mark at the start and make every line end a single LF."""
+        if self._at_start:
+            chunk = bytes(self._line) + chunk
+            self._line.clear()
+            if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
+                self._line += chunk
+                return b""
+            self._at_start = False
+            chunk = chunk.removeprefix(_BOM)
+        if self._after_cr and chunk:
+            # The CR has ended its line already; an LF after it is the other half of that end.
+            chunk = chunk.removeprefix(b"\n")
+            self._after_cr = False
+        if b"\r" in chunk:
+            self._after_cr = chunk.endswith(b"\r")
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return chunk
+
+    def _take_lines(self, block: bytes, out: list[bytes]) -> None:
+        """Take a block of whole lines; frames of one `data: ` line go the short way."""
+        if len(block) > self.line_bytes_max or not _is_utf8(block):
+            self._take_each(block, out)
+            return
+        frames = block.split(b"\n\n")
+        rest = frames.pop()
+        if self._data and frames:
+            self._take_each(frames.pop(0) + b"\n\n", out)
+        for frame in frames:
+            if frame.startswith(b"data: ") and b"\n" not in frame:
+                out.append(frame[6:])
+            else:
+                self._take_each(frame + b"\n\n", out)
+                if self.violation is not None:
+                    return
+        if rest:
+            self._take_each(rest, out)
+
+    def _take_each(self, block: bytes, out: list[bytes]) -> None:
+        for line in block[:-1].split(b"\n"):
+            self._take(line, out)
+            if self.violation is not None:
+                return
+
+    def _take(self, line: bytes, out: list[bytes]) -> None:
+        """Take one whole line."""
+        if not line:
+            if self._data:
+                out.append(b"\n".join(self._data))
+                self._data.clear()
+                self._data_bytes = 0
+            return
+        size = len(line)
+        if size > self.line_bytes_max:
+            self._violate(SseViolation.LINE_TOO_LONG)
+            return
+        if not _is_utf8(line):
+            line = self._replace(line)
+        if line[0] == _COLON:
+            self.comments += 1
+            return
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._data_bytes += size
+            if self._data_bytes > self.event_bytes_max:
+                self._violate(SseViolation.EVENT_TOO_LONG)
+                return
+            self._data.append(value.removeprefix(b" "))
+        elif name not in _DROPPED:
+            self.unknown += 1
+
+    def _hold(self, part: bytes) -> None:
+        """Keep the beginning of a line until its end arrives."""
+        self._line += part
+        if len(self._line) > self.line_bytes_max:
+            self._violate(SseViolation.LINE_TOO_LONG)
+
+    def _replace(self, line: bytes) -> bytes:
+        text = line.decode(errors="replace")
+        # U+FFFD that the provider itself wrote is not counted.
+        self.replaced += text.count(_REPLACEMENT) - line.count(_REPLACEMENT.encode())
+        return text.encode()
+
+    def _violate(self, violation: SseViolation) -> None:
+        self.violation = violation
+        self._line.clear()
+        self._data.clear()
+
+
+def _is_utf8(block: bytes) -> bool:
+    if block.isascii():
+        return True
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
