@@ -101,11 +101,10 @@ class StreamEnded(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """The attempt broke, before or after its first delta; ``standing`` is fresh."""
+    """The attempt broke, before or after its first delta."""
 
     attempt: int
     failure: Failure
-    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from escalade_server.core.catalog import Model
 from escalade_server.core.failure import FailureClass
+from escalade_server.core.standing import VerdictClass
 from escalade_server.core.trace import Answer, Assessment, Report, Skip
 
 
@@ -24,6 +26,28 @@ class EscalationReason(Enum):
     EVIDENCE = "evidence"
     UNCONFIGURED = "unconfigured"
     DOWNGRADE = "downgrade"
+
+
+class EscalationKind(Enum):
+    """INITIAL: a start above the first layer; FAILURE: a layer could not; or a DOWNGRADE (R20)."""
+
+    INITIAL = "initial"
+    FAILURE = "failure"
+    DOWNGRADE = "downgrade"
+
+
+class AlertKind(Enum):
+    """What an alert is about. Closed."""
+
+    BUDGET = "budget"
+    QUOTA = "quota"
+    EXHAUSTED = "exhausted"
+    RECOVERED = "recovered"
+    UNCONFIGURED = "unconfigured"
+    AUTH = "auth"
+    BALANCE = "balance"
+    MODEL_GONE = "model_gone"
+    PLAN = "plan"
 
 
 class ErrorReason(Enum):
@@ -61,11 +85,10 @@ class Selected:
     """A model was reserved and is about to be called."""
 
     attempt: int
-    layer: str
-    provider: str
-    account: str
-    model: str
+    model: Model
     reservation_id: str
+    expires_ms: int
+    input_tokens_max: int
     output_tokens_max: int
     skips: tuple[Skip, ...]
     """Models passed over for this choice; in ``Fallback`` stand only failed attempts (R20)."""
@@ -77,9 +100,8 @@ class Fallback:
 
     attempt: int
     """The failed attempt."""
-    layer: str
-    from_model: str
-    to_model: str
+    from_model: Model
+    to_model: Model
     cls: FailureClass
     detail: str
 
@@ -92,15 +114,18 @@ class Escalated:
     to_layer: str
     reason: EscalationReason
     detail: str
+    kind: EscalationKind
+    failed_attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """The task waits for room; it goes on at ``earliest_ms`` at the soonest."""
 
-    reason: EscalationReason
+    reason: VerdictClass
     earliest_ms: int
     rule: str
+    detail: str = ""
     position: int = 0
 
 
@@ -115,10 +140,11 @@ class Retracted:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something a person should know of; ``code`` is stable, e.g. ``unconfigured``."""
+    """Something a person should know of."""
 
-    code: str
+    kind: AlertKind
     detail: str
+    model: Model | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,3 +113,20 @@ class Failure:
     scope: Scope | None = None
     """Overrides the table's scope where the signal says so (P6: account-wide)."""
     sent: bool = True
+
+
+def cooldown(failure: Failure, on_limit_ms: int | None, now_ms: int) -> tuple[Scope, int] | None:
+    """Say what a failure sets aside and until when; None for nothing.
+
+    The provider's own instant wins; ``on_limit_ms`` (``cooldown_on_limit``) stands in for it when
+    a used-up quota names none (R9).
+    """
+    row = TABLE[failure.cls]
+    scope = failure.scope or row.scope
+    if row.cooldown_ms is None or scope is Scope.NONE:
+        return None
+    if failure.reset_at_ms is not None:
+        return scope, max(failure.reset_at_ms, now_ms)
+    if failure.cls is FailureClass.QUOTA_WINDOW and on_limit_ms is not None:
+        return scope, now_ms + on_limit_ms
+    return scope, min(now_ms + row.cooldown_ms, NEVER_MS)

@@ -40,11 +40,10 @@ class CircuitState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """OPEN until ``until_ms``; HALF_OPEN lets one probe through (``probing`` while it runs)."""
+    """OPEN until ``until_ms``; HALF_OPEN lets one probe through."""
 
     state: CircuitState
     until_ms: int
-    probing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,8 @@ class Standing:
     balances: Mapping[str, Balance] = field(default_factory=dict)
     benches: Mapping[str, Bench] = field(default_factory=dict)
     circuits: Mapping[str, Circuit] = field(default_factory=dict)
+    output_means: Mapping[str, int] = field(default_factory=dict)
+    """Running mean of output tokens by ``Model.key``, for token windows (R13)."""
 
 
 class VerdictClass(Enum):

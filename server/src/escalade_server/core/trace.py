@@ -1,10 +1,22 @@
 """The record of a task: what was assessed, what was tried, why, and what it cost."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
+from escalade_server.core.catalog import Counter, Model
 from escalade_server.core.failure import FailureClass
 from escalade_server.core.standing import Verdict
 from escalade_server.core.task import Basis, FinishReason, Part, Usage
+
+
+class Clamp(Enum):
+    """A limit of the caller that moved the start of a task (R1)."""
+
+    FREE_ONLY = "free_only"
+    LOWEST_LAYER = "lowest_layer"
+    HIGHEST_LAYER = "highest_layer"
+    CONSENT = "consent"
+    DATA = "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +38,30 @@ class Assessment:
     target_layer: str
     """By score alone; the first layer if not above the threshold."""
     start_layer: str
-    clamped_by: str = ""
-    """What moved the start below or above, e.g. ``free_only`` (R1)."""
+    clamped_by: Clamp | None = None
+    """Which limit moved the start away from where the task would begin (R1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """One model (or a whole layer, ``model`` empty) that was passed over, with its reason."""
+    """One model (or a whole layer, without a model) that was passed over, with its reason."""
 
     layer: str
-    provider: str
-    account: str
-    model: str
+    model: Model | None
     verdict: Verdict
+
+
+class AttemptStatus(Enum):
+    """How an attempt ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    """Answered, but the answer failed a gate; charged all the same."""
+    RETRACTED = "retracted"
+    """Broke after its first delta; what it had said is void."""
+    CANCELLED = "cancelled"
+    NOT_SENT = "not_sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +69,12 @@ class AttemptRecord:
     """One call of one model. Instants in Unix ms; ``first_delta_ms`` 0 when there was none."""
 
     number: int
-    layer: str
-    provider: str
-    account: str
-    model: str
-    answered_model: str
+    model: Model
+    reservation_id: str
+    status: AttemptStatus
+    reported_model: str
+    """The model's name in the provider's own answer; empty when it gave none."""
+    finish: FinishReason | None
     failure: FailureClass | None
     detail: str
     http_status: int
@@ -61,16 +85,13 @@ class AttemptRecord:
     list_nanos: int
     charged_nanos: int
     basis: Basis
-    retracted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
     """Room left in one counter after the task."""
 
-    label: str
-    key: str
-    limit: int
+    counter: Counter
     spent: int
     held: int
     resets_ms: int
@@ -83,8 +104,9 @@ class Report:
     request_id: str
     assessment: Assessment
     requested_model: str
-    selected_model: str
-    answered_model: str
+    """The one model the caller allowed, if it named exactly one."""
+    selected: Model | None
+    answered: Model | None
     layer_path: tuple[str, ...]
     attempts: tuple[AttemptRecord, ...]
     skips: tuple[Skip, ...]

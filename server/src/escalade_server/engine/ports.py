@@ -1,6 +1,6 @@
 """What the engine needs of the world. Adapters implement these; ``bootstrap`` hands them over."""
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class Spend:
 class Store(Protocol):
     """Shared state behind one face: counters, reservations, cooldowns.
 
-    Every method but ``standing`` is one round trip; all raise ``StoreError``.
+    Every method but ``standing`` and ``spends`` is one round trip; all raise ``StoreError``.
     """
 
     async def open(self, counters: Sequence[Counter]) -> None:
@@ -61,6 +61,10 @@ class Store(Protocol):
 
     def standing(self, now_ms: int) -> Standing:
         """Shared state as known here, at once; windows that have ended show as empty."""
+        ...
+
+    def spends(self, now_ms: int) -> tuple[Spend, ...]:
+        """Every counter of the strategy with what it holds now, as known here, for status."""
         ...
 
     def reserve(
@@ -100,7 +104,7 @@ class ProviderFailure(Exception):
 class Provider(Protocol):
     """Calls one model of one provider and reads its answer."""
 
-    def call(self, order: CallModel, request: Request) -> AsyncIterator[ChunkArrived]:
+    def call(self, order: CallModel, request: Request) -> AsyncGenerator[ChunkArrived, None]:
         """Yield one event per upstream read; return at the regular end of the stream.
 
         Cancelling the consuming task closes the connection at once.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from escalade_server.provider_simulator.answer import Answer, tokens_of
+from escalade_server.provider_simulator.quota import Counters
 from escalade_server.provider_simulator.scenario import Price
 
 
@@ -73,18 +75,11 @@ class Tally:
 
     def bill(self, price: Price, input_tokens: int, cached_tokens: int, output_tokens: int) -> None:
         """Books one answer, once, when its end is known."""
-        cached_pico = price.input_pico if price.cached_input_pico is None else (
-            price.cached_input_pico
-        )
         self.requests_billed += 1
         self.input_tokens += input_tokens
         self.cached_input_tokens += cached_tokens
         self.output_tokens += output_tokens
-        self.cost_pico += (
-            (input_tokens - cached_tokens) * price.input_pico
-            + cached_tokens * cached_pico
-            + output_tokens * price.output_pico
-        )
+        self.cost_pico += cost_pico(price, input_tokens, cached_tokens, output_tokens)
 
     def account(self) -> Account:
         """A frozen copy."""
@@ -102,3 +97,57 @@ class Tally:
             output_tokens=self.output_tokens,
             cost_pico=self.cost_pico,
         )
+
+
+def cost_pico(price: Price, input_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+    """Pico-dollars of one answer; cached tokens are part of the input tokens."""
+    cached = price.input_pico if price.cached_input_pico is None else price.cached_input_pico
+    return (
+        (input_tokens - cached_tokens) * price.input_pico
+        + cached_tokens * cached
+        + output_tokens * price.output_pico
+    )
+
+
+class Booking:
+    """The bill of one answer: grows while it is told, is booked once."""
+
+    __slots__ = (
+        "answer",
+        "begun_ms",
+        "counters",
+        "generated_bytes",
+        "price",
+        "settled",
+        "tally",
+    )
+
+    def __init__(
+        self,
+        tally: Tally,
+        counters: Iterable[Counters],
+        price: Price,
+        answer: Answer,
+        begun_ms: int,
+    ) -> None:
+        """Begins with the input: it is billed from the moment the vendor takes the request."""
+        self.begun_ms = begun_ms
+        self.tally = tally
+        self.counters = tuple(counters)
+        self.price = price
+        self.answer = answer
+        self.generated_bytes = 0
+        self.settled = False
+
+    def settle(self, *, whole: bool) -> None:
+        """Books input and what was generated, or the whole answer; later calls change nothing."""
+        if self.settled:
+            return
+        self.settled = True
+        output = self.answer.output_tokens
+        if not whole:
+            output = min(output, tokens_of(self.generated_bytes))
+        answer = self.answer
+        self.tally.bill(self.price, answer.input_tokens, answer.cached_tokens, output)
+        for counters in self.counters:
+            counters.add("tokens", answer.input_tokens + output, self.begun_ms)

@@ -71,7 +71,9 @@ class Counters:
 
     def __init__(self, quotas: Iterable[Quota], before: Counters | None = None) -> None:
         """Takes over what was used before, for quotas that count the same thing."""
-        old = {(c.quota.of, c.quota.per, c.quota.zone): c for c in before.counters} if before else {}
+        old = (
+            {(c.quota.of, c.quota.per, c.quota.zone): c for c in before.counters} if before else {}
+        )
         self.counters: list[Counter] = []
         for quota in quotas:
             counter = Counter(quota)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping  # noqa: TC003  (pydantic reads the annotations)
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 
 class FaultKind(enum.StrEnum):
@@ -80,15 +80,9 @@ class FaultKind(enum.StrEnum):
     OTHER_MODEL = "other_model"
 
 
-STRICT: dict[str, str | bool] = {"extra": "forbid", "strict": True}
-"""For pydantic, when a scenario comes from a file: no unknown key, no silent conversion."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """List price, in pico-dollars per token ($1 per million tokens = 1,000,000)."""
-
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = STRICT
 
     input_pico: int = 0
     output_pico: int = 0
@@ -103,8 +97,6 @@ class Quota:
     Refused requests do not count. Tokens are counted when an answer ends, so a token quota lets
     through what was under way, as the vendors' do.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = STRICT
 
     limit: int
     per: Literal["second", "minute", "hour", "day", "month"] = "day"
@@ -122,8 +114,6 @@ class Fault:
     All conditions must hold. Requests are numbered from 1 for each model, since its script was
     set; times count from the start of the simulator.
     """
-
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = STRICT
 
     kind: FaultKind
     on_requests: tuple[int, ...] = ()
@@ -145,8 +135,6 @@ class Fault:
 class ToolCallScript:
     """A tool call the model makes when the request offers this tool."""
 
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = STRICT
-
     name: str
     arguments: str = "{}"
     """JSON text, sent as it is (also when it is broken)."""
@@ -155,8 +143,6 @@ class ToolCallScript:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelScript:
     """How one model of one provider answers."""
-
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = STRICT
 
     quotas: tuple[Quota, ...] = ()
     price: Price = Price()
@@ -188,8 +174,6 @@ class ModelScript:
 class ProviderScript:
     """One vendor: its models, its account, its way of speaking."""
 
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = STRICT
-
     models: Mapping[str, ModelScript]
     vendor: str | None = None
     """Whose errors and habits it has (`vendors.py`); None: the one of its name, else openai."""
@@ -205,8 +189,6 @@ class ProviderScript:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
     """All that a simulator plays."""
-
-    __pydantic_config__: ClassVar[dict[str, str | bool]] = STRICT
 
     providers: Mapping[str, ProviderScript]
     seed: int = 0

@@ -53,7 +53,10 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> ChunkArrived | Failure | None:
-        """Take the end of the body; leftovers, or the failure of a body cut short."""
+        """Take the end of the body, or stop reading; call again until None.
+
+        Leftovers come first, then the failure of a body that was cut short or held one.
+        """
         ...
 
 
@@ -67,9 +70,18 @@ class Codec(Protocol):
         ...
 
     def decoder(
-        self, candidate: Candidate, attempt: int, *, streamed: bool, content_type: str
+        self,
+        candidate: Candidate,
+        attempt: int,
+        *,
+        streamed: bool,
+        content_type: str,
+        now_ms: int,
     ) -> Decoder:
-        """Make a decoder for a 2xx answer."""
+        """Make a decoder for a 2xx answer whose headers came at ``now_ms``.
+
+        The instant is for resets that an error inside the answer names.
+        """
         ...
 
     def classify(
@@ -80,5 +92,8 @@ class Codec(Protocol):
         body: bytes,
         now_ms: int,
     ) -> Failure:
-        """Say what a non-2xx answer means. Total: unknown is UNKNOWN, never guessed."""
+        """Say what a non-2xx answer means. Total: unknown is UNKNOWN, never guessed.
+
+        Names in ``headers`` are in lower case.
+        """
         ...

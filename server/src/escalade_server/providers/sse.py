@@ -1,7 +1,7 @@
 """Server-sent events, decoded as they arrive: bytes in, payloads out, no I/O.
 
-Follows WHATWG HTML section 9.2.6 with bounds (faults U14, U15). Dialects read the payload only: each
-of them repeats the event name inside it, so `event`, `id` and `retry` are dropped.
+Follows WHATWG HTML section 9.2.6 with bounds (faults U14, U15). Dialects read the payload only: it
+repeats the event's name wherever that matters, so `event`, `id` and `retry` are dropped.
 
 Everything is done on bytes: a line ends with an ASCII character, so no UTF-8 sequence can span two
 lines and whole lines are checked at once, never characters. The usual read (whole

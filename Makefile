@@ -1,0 +1,69 @@
+# Every command of the repository. `make` alone lists them; logic lives in tools/*.py.
+# Needs make and a Python of 3.11 or later, nothing else. PYTHON=... chooses another interpreter.
+.DEFAULT_GOAL := help
+PROBE = import sys, venv, ensurepip; sys.version_info >= (3, 11) and print(1)
+FOUND = $(foreach p,python3.13 python3.12 python3.11 python3.14 python3,\
+	$(if $(shell $p -c '$(PROBE)' 2>/dev/null),$p))
+PYTHON = $(or $(firstword $(FOUND)),$(error no Python of 3.11 or later, with venv, on the PATH))
+BIN = .venv/bin
+XDIST ?= -n auto --maxprocesses 4
+STAGES ?= lint imports generated buf types test e2e
+
+.PHONY: help setup demo test ci e2e bench gen generated fmt lint types imports buf proto-accept \
+	requirements wheels clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  %-14s%s\n", $$1, $$2 }'
+
+setup: .venv/.dev  ## create .venv from the hash-pinned requirements (does nothing when they are unchanged)
+
+.venv/.%: requirements/%.txt requirements/build.txt */pyproject.toml tools/setup.py
+	@$(PYTHON) tools/setup.py $*
+
+demo: .venv/.runtime  ## an agent's day over simulated providers; BREAK=provider causes an outage
+	@$(BIN)/escalade demo $(if $(BREAK),--break $(BREAK))
+
+test: setup  ## the fast tests: all but tests/e2e and tests/bench
+	@$(BIN)/pytest $(XDIST) --ignore=tests/e2e --ignore=tests/bench
+
+e2e: setup  ## real processes: server, simulated providers, SDK, command line
+	@$(BIN)/pytest tests/e2e
+
+bench: setup  ## CPU microseconds of the server per call and per chunk
+	@$(BIN)/python -m tests.bench
+
+ci: setup  ## everything that must pass before a merge, stage by stage
+	@$(BIN)/python tools/ci.py $(STAGES)
+
+lint: setup  ## ruff: rules and formatting
+	@$(BIN)/ruff check && $(BIN)/ruff format --check
+
+fmt: setup  ## format Python and protos, mend what can be mended
+	@$(BIN)/ruff check --fix-only && $(BIN)/ruff format && $(BIN)/buf format -w
+
+types: setup  ## mypy, strict
+	@$(BIN)/mypy
+
+imports: setup  ## who may import whom: .importlinter
+	@$(BIN)/lint-imports --no-cache
+
+gen: setup  ## write the generated code: stubs, the synchronous client
+	@$(BIN)/python protos/generate.py && $(BIN)/python client_sdk/unasync.py
+
+generated: setup  ## fail if the generated code is not fresh
+	@$(BIN)/python protos/generate.py --check && $(BIN)/python client_sdk/unasync.py --check
+
+buf: setup  ## lint, format and breaking changes of the protos
+	@$(BIN)/buf lint && $(BIN)/buf format --diff --exit-code && $(BIN)/buf breaking --against protos/image.binpb
+
+proto-accept: setup  ## take the protos as they are for the base of breaking-change checks (changelog line!)
+	@$(BIN)/buf build -o protos/image.binpb
+
+requirements:  ## renew the hash pins (needs uv); UPGRADE=1 takes newer versions
+	@$(PYTHON) tools/requirements.py $(if $(UPGRADE),--upgrade)
+
+wheels: setup  ## build both wheels, install them into a clean environment, import every module
+	@$(BIN)/python tools/wheels.py
+
+clean:  ## remove everything that can be made again
+	rm -rf .venv .cache dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

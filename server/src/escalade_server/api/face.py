@@ -1,0 +1,52 @@
+"""What the API needs of the engine, and nothing more; ``engine.engine.Engine`` has it all."""
+
+from typing import Protocol
+
+from escalade_server.core.catalog import Catalog
+from escalade_server.core.standing import Standing
+from escalade_server.core.task import Request
+from escalade_server.engine.ports import Caller, Clock, Entropy, Spend
+
+
+class Run(Protocol):
+    """One running task."""
+
+    def leave(self) -> None:
+        """Tell the task that its caller is gone; settling goes on without anyone waiting (P4)."""
+        ...
+
+
+class Engine(Protocol):
+    """The door of the shell, as seen from a call."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The strategy in force."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The service's own time."""
+        ...
+
+    @property
+    def entropy(self) -> Entropy:
+        """The source of ids."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Number of tasks whose books are not closed yet."""
+        ...
+
+    def start(self, request: Request, caller: Caller) -> Run:
+        """Start a task; everything it has to say goes to ``caller``. Never raises."""
+        ...
+
+    def standing(self) -> Standing:
+        """Shared state and circuits at this instant."""
+        ...
+
+    def spends(self) -> tuple[Spend, ...]:
+        """Every counter's use at this instant."""
+        ...

@@ -1,0 +1,70 @@
+"""The first look at a task: its score, what it needs, and where it starts."""
+
+from typing import NamedTuple
+
+from escalade_server.core import complexity, policy
+from escalade_server.core.catalog import Catalog
+from escalade_server.core.facts import EscalationReason
+from escalade_server.core.need import Need, need_of
+from escalade_server.core.task import Request
+from escalade_server.core.trace import Assessment, Clamp
+
+
+class FirstLook(NamedTuple):
+    """``initial`` is the reason announced when the start is not the first layer (R20)."""
+
+    assessment: Assessment
+    need: Need
+    units: int
+    origin: int
+    initial: EscalationReason
+    initial_detail: str
+
+
+def first_look(request: Request, catalog: Catalog) -> FirstLook:
+    """Assess a request: score, bounds and start, each once."""
+    text_bytes = complexity.input_bytes(request)
+    traits = complexity.traits(request, catalog, text_bytes)
+    stated = request.task.complexity_micro
+    points = (
+        complexity.stated(stated)
+        if stated is not None
+        else complexity.score(
+            catalog.scoring,
+            files=traits.files,
+            depth=catalog.task_type(traits.type).depth,
+            tokens=traits.tokens,
+        )
+    )
+    need = need_of(request, catalog, traits.type, text_bytes)
+    origin, target, clamped = policy.start(catalog, need, traits.type, points.units)
+    threshold = catalog.scoring.threshold_micro
+    per_micro = complexity.UNITS_PER_MICRO
+    assessment = Assessment(
+        score_micro=points.units // per_micro,
+        uncapped_micro=points.uncapped_units // per_micro,
+        files_micro=points.files_units // per_micro,
+        depth_micro=points.depth_units // per_micro,
+        context_micro=points.context_units // per_micro,
+        threshold_micro=threshold,
+        stated=stated is not None,
+        type=traits.type,
+        estimated=traits.estimated,
+        target_layer=catalog.layers[target].name,
+        start_layer=catalog.layers[origin].name,
+        clamped_by=clamped,
+    )
+    initial, why = EscalationReason.CAPABILITY, _capability_detail(catalog, need, traits.type)
+    if clamped is Clamp.LOWEST_LAYER:
+        initial, why = EscalationReason.CONSTRAINT, "the caller allows no lower layer"
+    elif origin and origin == target:
+        score = assessment.score_micro / 1e6
+        above = f" is above {threshold / 1e6:g}" if threshold is not None else " is high"
+        initial, why = EscalationReason.COMPLEXITY, f"score {score:.3g}{above}"
+    return FirstLook(assessment, need, points.units, origin, initial, why)
+
+
+def _capability_detail(catalog: Catalog, need: Need, type_name: str) -> str:
+    if catalog.task_type(type_name).start is not None and not need.all_of:
+        return f"{type_name} tasks are pinned to start here"
+    return f"no model below declares {' or '.join(sorted(need.capabilities))}"

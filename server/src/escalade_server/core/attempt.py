@@ -1,0 +1,115 @@
+"""One attempt in flight: what has come of it, and when its provider has been silent too long."""
+
+from dataclasses import dataclass, field
+
+from escalade_server.core.answer import Fold
+from escalade_server.core.catalog import Model, Rules
+from escalade_server.core.commands import Candidate
+from escalade_server.core.events import ChunkArrived, Delta, Finish, TextDelta
+from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.task import Delivery, FinishReason, Request, Usage
+
+
+@dataclass(slots=True)
+class Live:
+    """State of one attempt. Instants in Unix ms, 0 for not yet."""
+
+    number: int
+    candidate: Candidate
+    reservation_id: str
+    started_ms: int
+    first_token_by_ms: int
+    total_by_ms: int
+    fold: Fold
+    first_ms: int = 0
+    last_ms: int = 0
+    delivered: bool = False
+    """Some of it has gone to the caller: from here on only a retraction takes it back."""
+    finish: Finish | None = None
+    finish_ms: int = 0
+    usage: Usage | None = None
+    cost_nanos: int | None = None
+    reported_model: str = ""
+    drain_until_ms: int = 0
+    _held: list[Delta] = field(default_factory=list)
+
+    @classmethod
+    def begin(
+        cls, number: int, candidate: Candidate, reservation_id: str, now_ms: int,
+        request: Request, rules: Rules, *, others: bool,
+    ) -> "Live":  # fmt: skip
+        """Start the clock of an attempt.
+
+        Its first token may take min(30 s, half of what is left) while ``others`` could still be
+        tried, and all that is left for the last one (R24).
+        """
+        left = request.deadline_ms - now_ms
+        first = min(rules.first_token_ms, left // 2) if others else left
+        total = min(request.deadline_ms, now_ms + rules.attempt_total_ms)
+        whole = request.delivery is Delivery.WHOLE
+        return cls(
+            number, candidate, reservation_id, now_ms, now_ms + first, total, Fold(keep=whole)
+        )
+
+    @property
+    def model(self) -> Model:
+        """The model that is called."""
+        return self.candidate.model
+
+    def take(self, chunk: ChunkArrived, now_ms: int) -> tuple[Delta, ...]:
+        """Take one read and answer the deltas that may go on to the caller.
+
+        Blank text is held until something follows it: the gate ``empty`` is decided at the first
+        non-blank content (R21).
+        """
+        if chunk.finish is not None:
+            self.finish, self.finish_ms = chunk.finish, now_ms
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if chunk.cost_nanos is not None:
+            self.cost_nanos = chunk.cost_nanos
+        if chunk.model:
+            self.reported_model = chunk.model
+        deltas = chunk.deltas
+        if not deltas:
+            return ()
+        self.last_ms = now_ms
+        if not self.first_ms:
+            self.first_ms = now_ms
+        self.fold.add(deltas)
+        if self.fold.has_content:
+            if self._held:
+                deltas = (*self._held, *deltas)
+                self._held.clear()
+            return deltas
+        self._held.extend(d for d in deltas if isinstance(d, TextDelta))
+        return tuple(d for d in deltas if not isinstance(d, TextDelta))
+
+    @property
+    def is_empty(self) -> bool:
+        """True for an answer without content that is not a refusal or filter of its own."""
+        whole = self.finish is not None and self.finish.reason in (
+            FinishReason.STOP,
+            FinishReason.LENGTH,
+            FinishReason.TOOL_CALLS,
+        )
+        return whole and not self.fold.has_content
+
+    def patience_ms(self, rules: Rules) -> int:
+        """Instant at which a silent provider has been silent for too long (R24, R26)."""
+        if self.finish is not None:
+            return self.finish_ms + rules.usage_grace_ms
+        silent = self.last_ms + rules.idle_ms if self.first_ms else self.first_token_by_ms
+        return min(silent, self.total_by_ms)
+
+    def overdue(self, rules: Rules, now_ms: int) -> Failure | None:
+        """Say which limit of time has passed, if one has and the answer is not whole."""
+        if self.finish is not None or now_ms < self.patience_ms(rules):
+            return None
+        if now_ms >= self.total_by_ms:
+            detail = f"was not done after {(now_ms - self.started_ms) / 1000:.0f} s"
+        elif self.first_ms:
+            detail = f"stalled for {rules.idle_ms / 1000:g} s in mid-answer"
+        else:
+            detail = f"gave no token in {(now_ms - self.started_ms) / 1000:.1f} s"
+        return Failure(FailureClass.TIMEOUT, detail)

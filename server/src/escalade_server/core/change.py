@@ -1,0 +1,95 @@
+"""Changes of the selected model in words and reasons: escalations and fallbacks (R20)."""
+
+from escalade_server.core import walk
+from escalade_server.core.assess import FirstLook
+from escalade_server.core.catalog import Layer, Model
+from escalade_server.core.ending import Diary
+from escalade_server.core.facts import (
+    Alert,
+    AlertKind,
+    Escalated,
+    EscalationKind,
+    EscalationReason,
+    Fact,
+    Fallback,
+)
+from escalade_server.core.trace import AttemptRecord, AttemptStatus, Skip
+
+
+def escalation(diary: Diary, look: FirstLook, to: Layer, skips: tuple[Skip, ...]) -> Escalated:
+    """Explain the change from the last selected layer to ``to``.
+
+    The reason is the class of this task's last failed attempt in the layer that is left, else of
+    its first-ranked model; layers passed over stand in ``detail`` (R20).
+    """
+    left = diary.layer_path[-1]
+    failed = _last_failed(diary, left)
+    kind, reason = EscalationKind.FAILURE, EscalationReason.OUTAGE
+    first = next((s for s in skips if s.layer == left and s.model), None)
+    begun = len(diary.layer_path) > 1 or diary.attempts
+    if failed is not None:
+        reason, detail = _reason_of(failed), f"{failed.model.id} {failed.detail}"
+    elif not begun and look.origin and to.index >= look.origin:
+        kind, reason, detail = EscalationKind.INITIAL, look.initial, look.initial_detail
+    elif first is not None and first.model:
+        reason = walk.reason_of(first.verdict)
+        detail = f"{first.model.id} {_had(first)}"
+    else:
+        detail = f"no model of {left} is available"
+    passed = [s for s in skips if s.layer not in (left, to.name)]
+    if passed:
+        detail += f"; passed over {', '.join(dict.fromkeys(_passed(s) for s in passed))}"
+    if to.index < look.origin:
+        kind, reason = EscalationKind.DOWNGRADE, EscalationReason.DOWNGRADE
+    return Escalated(left, to.name, reason, detail, kind, failed.number if failed else None)
+
+
+def facts(
+    diary: Diary, look: FirstLook, layer: Layer, model: Model, skips: tuple[Skip, ...]
+) -> tuple[Fact, ...]:
+    """Announce a newly selected model: a change of layer, a fallback, or nothing to say.
+
+    Writes the layer path. Entering a paid layer because a lower one has no usable key is an
+    alert too (R12).
+    """
+    left = diary.layer_path[-1]
+    if layer.name != left:
+        escalated = escalation(diary, look, layer, skips)
+        diary.layer_path.append(layer.name)
+        diary.escalations.append(escalated)
+        if escalated.reason is EscalationReason.UNCONFIGURED and layer.is_paid:
+            detail = f"{layer.name} is used because {left} is not configured: {escalated.detail}"
+            return (Alert(AlertKind.UNCONFIGURED, detail, model), escalated)
+        return (escalated,)
+    failed = diary.attempts[-1] if diary.attempts else None
+    if failed is not None and failed.model is not model and failed.failure is not None:
+        return (Fallback(failed.number, failed.model, model, failed.failure, failed.detail),)
+    return ()
+
+
+def _last_failed(diary: Diary, layer: str) -> AttemptRecord | None:
+    return next(
+        (
+            a
+            for a in reversed(diary.attempts)
+            if a.model.layer == layer and a.status is not AttemptStatus.OK
+        ),
+        None,
+    )
+
+
+def _reason_of(failed: AttemptRecord) -> EscalationReason:
+    if failed.failure is None:
+        return EscalationReason.QUALITY
+    return walk.FAILURE_REASON[failed.failure]
+
+
+def _had(skip: Skip) -> str:
+    full = skip.verdict.cause.value in ("window_full", "cap_spent", "held")
+    return f"had {skip.verdict.detail}" if full else skip.verdict.detail
+
+
+def _passed(skip: Skip) -> str:
+    if skip.model is None:
+        return f"{skip.layer} ({skip.verdict.detail})"
+    return f"{skip.model.id} ({_had(skip)})"

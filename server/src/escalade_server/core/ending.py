@@ -1,0 +1,183 @@
+"""How a task ends: its report, the sentence for people, and why there is no answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from escalade_server.core import policy, words
+from escalade_server.core.catalog import Catalog, Model
+from escalade_server.core.facts import ErrorReason, Escalated, EscalationReason
+from escalade_server.core.failure import NEVER_MS, FailureClass
+from escalade_server.core.money import cost_nanos
+from escalade_server.core.standing import Cause, Standing, VerdictClass
+from escalade_server.core.task import Request, Usage
+from escalade_server.core.trace import (
+    Assessment,
+    AttemptRecord,
+    AttemptStatus,
+    Headroom,
+    Report,
+    Skip,
+)
+
+
+@dataclass(slots=True)
+class Diary:
+    """What the cascade writes down on its way."""
+
+    assessment: Assessment
+    started_ms: int
+    layer_path: list[str]
+    attempts: list[AttemptRecord]
+    skips: dict[tuple[str, str], Skip]
+    escalations: list[Escalated]
+
+    def skip(self, skips: Sequence[Skip]) -> None:
+        """Keep the latest reason for each model."""
+        for skip in skips:
+            self.skips[skip.layer, skip.model.key if skip.model else ""] = skip
+
+
+@dataclass(frozen=True, slots=True)
+class NoWay:
+    """Why the walk found nothing: the reason, in words, and when trying again can succeed."""
+
+    reason: ErrorReason
+    detail: str
+    retry_at_ms: int | None
+    metadata: tuple[tuple[str, str], ...]
+
+
+_USABLE = (VerdictClass.POLICY, VerdictClass.UNFIT, VerdictClass.REJECTED)
+
+
+def no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
+    """Say why no model is left, from the last verdicts of all models (DESIGN 6, R28)."""
+    last = [s for s in diary.skips.values() if s.model is not None]
+    open_to = [s for s in last if s.verdict.cls not in _USABLE]
+    instants = [
+        s.verdict.until_ms
+        for s in open_to
+        if s.verdict.until_ms is not None and now_ms < s.verdict.until_ms < NEVER_MS
+    ]
+    retry_at = min(instants, default=None)
+    consent = [s for s in last if s.verdict.cause is Cause.CONSENT]
+    classes = {policy.effective(s.verdict) for s in open_to}
+    tried = [a for a in diary.attempts if a.status is not AttemptStatus.OK]
+    down_here = any(policy.class_of(a.failure) is VerdictClass.DOWN for a in tried if a.failure)
+    why = "; ".join(_line(s) for s in last[:8])
+    metadata = tuple((f"{s.layer}/{s.model.id}", s.verdict.cause.value) for s in last if s.model)
+    if consent and retry_at is None:
+        reason = ErrorReason.CONSENT_REQUIRED
+        detail = f"only {consent[0].layer} is left, which needs consent: state it for this task"
+    elif untriggered:
+        reason, detail = ErrorReason.TRIGGER_NOT_MET, untriggered
+    elif any(s.verdict.cls is VerdictClass.REJECTED for s in last):
+        reason, detail = ErrorReason.QUALITY_NOT_MET, f"no answer passed its gate: {why}"
+    elif not open_to or all(s.verdict.until_ms == NEVER_MS and not tried for s in open_to):
+        reason, detail = ErrorReason.NO_ELIGIBLE_MODEL, f"no model can take this task: {why}"
+    elif down_here:
+        reason, detail = ErrorReason.ALL_MODELS_FAILED, f"every model failed: {why}"
+    elif VerdictClass.RATE in classes:
+        reason, detail = ErrorReason.RATE_LIMITED, f"every layer is exhausted: {why}"
+    elif VerdictClass.MONEY in classes or VerdictClass.HELD in classes:
+        reason, detail = ErrorReason.BUDGET_EXHAUSTED, f"no budget is left: {why}"
+    else:
+        reason, detail = ErrorReason.ALL_MODELS_FAILED, f"no model is reachable: {why}"
+    return NoWay(reason, detail, retry_at, metadata)
+
+
+def _line(skip: Skip) -> str:
+    name = skip.model.id if skip.model else skip.layer
+    return f"{name} {skip.verdict.detail}".rstrip()
+
+
+def headroom(model: Model, standing: Standing, now_ms: int) -> tuple[Headroom, ...]:
+    """Room left in every counter that the answering model touches."""
+    rows = []
+    for counter in model.counters:
+        balance = standing.balances.get(counter.key)
+        if balance is None or balance.ends_ms <= now_ms:
+            rows.append(Headroom(counter, 0, 0, 0))
+        else:
+            rows.append(Headroom(counter, balance.spent, balance.held, balance.ends_ms))
+    return tuple(rows)
+
+
+def report(
+    request: Request, catalog: Catalog, diary: Diary, now_ms: int, *,
+    room: tuple[Headroom, ...] = (), earliest_ms: int | None = None, failed: str = "",
+) -> Report:  # fmt: skip
+    """Put the whole record together; ``failed`` says in words why there is no answer."""
+    attempts = diary.attempts
+    winner = next((a for a in reversed(attempts) if a.status is AttemptStatus.OK), None)
+    total = _sum([a.usage for a in attempts])
+    answer_usage = winner.usage if winner else Usage()
+    baseline = catalog.baseline
+    allowed = request.constraints.allowed_models
+    return Report(
+        request_id=request.id,
+        assessment=diary.assessment,
+        requested_model=allowed[0] if len(allowed) == 1 else "",
+        selected=attempts[-1].model if attempts else None,
+        answered=winner.model if winner else None,
+        layer_path=tuple(diary.layer_path),
+        attempts=tuple(attempts),
+        skips=tuple(diary.skips.values()),
+        usage=total,
+        list_nanos=sum(a.list_nanos for a in attempts),
+        charged_nanos=sum(a.charged_nanos for a in attempts),
+        baseline_model=baseline.id if baseline else "",
+        baseline_nanos=cost_nanos(answer_usage, baseline.price) if baseline and winner else None,
+        started_ms=diary.started_ms,
+        ended_ms=now_ms,
+        story=story(diary, winner, baseline, now_ms, failed),
+        headroom=room,
+        earliest_ms=earliest_ms,
+    )
+
+
+def _sum(usages: list[Usage]) -> Usage:
+    if len(usages) == 1:
+        return usages[0]
+    return Usage(
+        sum(u.input_tokens for u in usages),
+        sum(u.output_tokens for u in usages),
+        sum(u.cached_tokens for u in usages),
+        sum(u.cache_write_tokens for u in usages),
+        sum(u.reasoning_tokens for u in usages),
+    )
+
+
+def story(
+    diary: Diary, winner: AttemptRecord | None, baseline: Model | None, now_ms: int, failed: str
+) -> str:
+    """Tell the task in one sentence (DESIGN 6)."""
+    seen = diary.assessment
+    parts = [f"Score {words.points(seen.score_micro)} → {seen.start_layer}"]
+    verb = {EscalationReason.DOWNGRADE: "downgraded"}
+    failures = {a.number: a for a in diary.attempts if a.status is not AttemptStatus.OK}
+    told = set[int]()
+    for escalation in diary.escalations:
+        if escalation.to_layer == seen.start_layer and escalation is diary.escalations[0]:
+            continue
+        if escalation.failed_attempt:
+            told.add(escalation.failed_attempt)
+        did = verb.get(escalation.reason, "escalated")
+        parts.append(f"{escalation.detail}, so {did} to {escalation.to_layer}")
+    fell = [a for number, a in failures.items() if number not in told]
+    parts[1:1] = [f"{a.model.id} failed ({_why(a.failure, a.detail)})" for a in fell]
+    took = f"{(now_ms - diary.started_ms) / 1000:.1f} s"
+    if winner is None:
+        return f"{'; '.join(parts)}; {failed or 'no answer'}, after {took}"
+    parts.append(f"answered by {winner.model.id}")
+    figures = f"{took}, {words.usd(sum(a.list_nanos for a in diary.attempts))}"
+    if not winner.model.is_paid:
+        figures = f"{took}, free"
+    if baseline is None or winner.model is baseline:
+        return f"{'; '.join(parts)}: {figures}"
+    instead = words.usd(cost_nanos(winner.usage, baseline.price))
+    return f"{'; '.join(parts)}: {figures}; {baseline.id} would have cost {instead}"
+
+
+def _why(failure: FailureClass | None, detail: str) -> str:
+    return detail or (failure.value if failure else "its answer failed a gate")

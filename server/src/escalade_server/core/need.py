@@ -1,0 +1,99 @@
+"""What one request needs of any model: its bounds, features and limits. Computed once."""
+
+from dataclasses import dataclass
+
+from escalade_server.core import complexity
+from escalade_server.core.catalog import Catalog, Feature, Model
+from escalade_server.core.commands import Candidate
+from escalade_server.core.money import worst_cost_nanos
+from escalade_server.core.task import FormatKind, Request
+
+MESSAGE_TOKENS = 16
+"""Envelope tokens per message, tool or schema on top of their bytes (quotas C2)."""
+IMAGE_TOKENS_BOUND = 50_000
+"""The dearest image known: gpt-4o-mini counts up to 48,169 tokens for one (OpenAI, vision)."""
+OUTPUT_TOKENS_FIRST = 512
+"""Estimated output before a model has a running mean (R13)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """``input_bound`` can never be exceeded by the provider's count; ``input_estimate`` can."""
+
+    input_bound: int
+    input_estimate: int
+    output_bound: int
+    features: frozenset[Feature]
+    allowed: frozenset[str]
+    denied: frozenset[str]
+    consented: frozenset[str]
+    free_only: bool
+    private: bool
+    spend_limit_nanos: int | None
+    lowest: int
+    highest: int
+    capabilities: frozenset[str]
+    all_of: bool
+    """The caller stated the capabilities: all of them; else any one suffices (R2)."""
+
+    def candidate(self, model: Model, output_mean: int | None) -> Candidate:
+        """Bound one call of a model: what it may hold at most (C2, R13)."""
+        output = self.output_bound
+        if model.output_tokens_max is not None and model.output_tokens_max < output:
+            output = model.output_tokens_max
+        likely = OUTPUT_TOKENS_FIRST if output_mean is None else 2 * output_mean
+        return Candidate(
+            model,
+            self.input_estimate * 5 // 4 + 64 + min(likely, output),
+            worst_cost_nanos(self.input_bound, output + model.reasoning_bound_tokens, model.price),
+            output,
+        )
+
+    def matches(self, model: Model) -> bool:
+        """Tell whether a model declares what the task needs (R1, R2)."""
+        if not self.capabilities:
+            return True
+        if self.all_of:
+            return self.capabilities <= model.capabilities
+        return not self.capabilities.isdisjoint(model.capabilities)
+
+
+def layer_index(catalog: Catalog, name: str, default: int) -> int:
+    """Index of a layer by name; ``default`` for an empty name. The edge refuses unknown ones."""
+    return next((layer.index for layer in catalog.layers if layer.name == name), default)
+
+
+def _features(request: Request, image_count: int) -> frozenset[Feature]:
+    needed = set[Feature]()
+    if request.tools:
+        needed.add(Feature.TOOLS)
+    if image_count:
+        needed.add(Feature.IMAGES)
+    if request.response_format.kind is FormatKind.JSON_SCHEMA:
+        needed.add(Feature.JSON_SCHEMA)
+    return frozenset(needed)
+
+
+def need_of(request: Request, catalog: Catalog, type_name: str, text_bytes: int) -> Need:
+    """Work out what a request needs. ``type_name`` is canonical."""
+    limits, task = request.constraints, request.task
+    image_count = complexity.images(request)
+    envelope = MESSAGE_TOKENS * (len(request.messages) + len(request.tools) + 1)
+    image_tokens = IMAGE_TOKENS_BOUND * image_count
+    stated = frozenset(catalog.capability_aliases.get(c, c) for c in task.capabilities)
+    return Need(
+        input_bound=text_bytes + envelope + image_tokens,
+        input_estimate=text_bytes // complexity.BYTES_PER_TOKEN + envelope // 4 + image_tokens // 32,
+        output_bound=request.output_tokens_max or catalog.rules.output_tokens_default,
+        features=_features(request, image_count),
+        allowed=frozenset(limits.allowed_models),
+        denied=frozenset(limits.denied_models),
+        consented=frozenset(limits.consented_layers),
+        free_only=limits.free_only or limits.spend_limit_nanos == 0,
+        private=task.private,
+        spend_limit_nanos=limits.spend_limit_nanos,
+        lowest=layer_index(catalog, limits.lowest_layer, 0),
+        highest=layer_index(catalog, limits.highest_layer, len(catalog.layers) - 1),
+        capabilities=stated or catalog.task_type(type_name).needs,
+        all_of=bool(stated),
+    )

@@ -1,0 +1,121 @@
+"""What an attempt is booked with when it ends, however it ends (quotas C5, R13, R15)."""
+
+from dataclasses import dataclass
+
+from escalade_server.core.attempt import Live
+from escalade_server.core.catalog import Billing, Model, Unit
+from escalade_server.core.commands import Settle
+from escalade_server.core.complexity import BYTES_PER_TOKEN
+from escalade_server.core.failure import Charge, Failure
+from escalade_server.core.money import cost_nanos
+from escalade_server.core.need import Need
+from escalade_server.core.task import Basis, Usage
+from escalade_server.core.trace import AttemptRecord, AttemptStatus
+
+UNCERTAIN_MS = 900_000
+"""How long an outcome that may have been billed stays held before it is booked (C5)."""
+ABSURD = 10
+"""Usage above this multiple of its bound is not believed (U26)."""
+IN_FLIGHT_TOKENS = 256
+"""Output a provider may have made and billed that had not reached us when a stream broke."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """The figures of a settlement; ``hold`` keeps the reserve until the doubt is over."""
+
+    requests: int
+    usage: Usage
+    nanos: int
+    basis: Basis
+    hold: bool = False
+
+    def order(self, live: Live, now_ms: int) -> Settle:
+        """Make the command that books it."""
+        return Settle(
+            live.reservation_id,
+            live.number,
+            self.requests,
+            self.usage.total_tokens,
+            self.nanos,
+            self.charged_nanos(live.model),
+            self.basis,
+            now_ms + UNCERTAIN_MS if self.hold else None,
+        )
+
+    def charged_nanos(self, model: Model) -> int:
+        """Metered models charge their list value; free and subscription ones nothing (R15)."""
+        return self.nanos if model.billing is Billing.METERED else 0
+
+    def record(
+        self, live: Live, status: AttemptStatus, now_ms: int, failure: Failure | None = None
+    ) -> AttemptRecord:
+        """Write the attempt down with the figures it is booked with."""
+        return AttemptRecord(
+            number=live.number,
+            model=live.model,
+            reservation_id=live.reservation_id,
+            status=status,
+            reported_model=live.reported_model,
+            finish=live.finish.reason if live.finish else None,
+            failure=failure.cls if failure else None,
+            detail=failure.detail if failure else "",
+            http_status=failure.http_status if failure else 0,
+            started_ms=live.started_ms,
+            first_delta_ms=live.first_ms,
+            ended_ms=now_ms,
+            usage=self.usage,
+            list_nanos=self.nanos,
+            charged_nanos=self.charged_nanos(live.model),
+            basis=self.basis,
+        )
+
+
+NOT_SENT = Booking(0, Usage(), 0, Basis.NONE)
+
+
+def answered(live: Live, need: Need) -> Booking:
+    """Book an attempt that came to its own end: as reported, else by a count of our own."""
+    usage = live.usage
+    if usage is None or _absurd(usage, live, need):
+        return _counted(live, need)
+    nanos = cost_nanos(usage, live.model.price) if live.cost_nanos is None else live.cost_nanos
+    return Booking(1, usage, nanos, Basis.REPORTED)
+
+
+def broken(live: Live, need: Need, charge: Charge, *, sent: bool) -> Booking:
+    """Book an attempt that failed, broke or was cancelled."""
+    if not sent:
+        return NOT_SENT
+    if live.usage is not None:
+        return answered(live, need)
+    if live.first_ms:
+        return _counted(live, need)
+    if charge is Charge.UNCERTAIN and live.candidate.nanos and live.model.is_paid:
+        return Booking(1, Usage(), live.candidate.nanos, Basis.RESERVED, hold=True)
+    return Booking(1, Usage(), 0, Basis.NONE)
+
+
+def unread(live: Live) -> Booking:
+    """Book in full what was billed to its end unseen (R25)."""
+    return Booking(1, Usage(), live.candidate.nanos, Basis.RESERVED)
+
+
+def _absurd(usage: Usage, live: Live, need: Need) -> bool:
+    return (
+        min(usage.input_tokens, usage.output_tokens, usage.cached_tokens) < 0
+        or usage.input_tokens > ABSURD * need.input_bound
+        or usage.output_tokens > ABSURD * max(live.candidate.output_tokens_max, 1)
+    )
+
+
+def _counted(live: Live, need: Need) -> Booking:
+    """Count an attempt ourselves: fairly, or by bounds where a money cap is at stake (R13)."""
+    received = live.fold.output_bytes
+    if any(counter.unit is Unit.NANOS for counter in live.model.counters):
+        output = min(received + IN_FLIGHT_TOKENS, live.candidate.output_tokens_max)
+        usage = Usage(need.input_bound, output)
+        nanos = min(cost_nanos(usage, live.model.price), live.candidate.nanos)
+        return Booking(1, usage, nanos, Basis.ESTIMATED)
+    usage = Usage(need.input_estimate * 11 // 10, received * 11 // (10 * BYTES_PER_TOKEN))
+    return Booking(1, usage, cost_nanos(usage, live.model.price), Basis.ESTIMATED)

@@ -1,0 +1,245 @@
+"""The walk of one task over the layers: up from its start, then down if that is allowed.
+
+Rules of the file:
+1. The order is fixed at the start: the start layer, those above it, then those below from near
+   to far (R10). The walk never turns back to a layer it has left.
+2. A layer is left only when no model of it is ``ok`` (R5), and for RATE only if the strategy
+   says so (R7). Before that, holds are waited for (R14) and one short 429 is sat out (R8).
+3. A trigger filters why the walk may step *up*, nothing else (R6).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from escalade_server.core import policy
+from escalade_server.core.catalog import Catalog, Layer, Model, OnRateLimit
+from escalade_server.core.commands import Candidate
+from escalade_server.core.facts import EscalationReason
+from escalade_server.core.failure import FailureClass
+from escalade_server.core.need import Need
+from escalade_server.core.standing import Cause, Standing, Verdict, VerdictClass
+from escalade_server.core.trace import Skip
+
+SHORT_WAIT_MS = 2_000
+"""A 429 that asks for no more than this is sat out once before its layer is left (R8)."""
+HOLD_LOOK_MS = 25
+"""How often a task held up by unsettled reservations looks again (R14)."""
+
+_F, _R = FailureClass, EscalationReason
+FAILURE_REASON: Mapping[FailureClass, EscalationReason] = {
+    _F.RATE_SHORT: _R.RATE_LIMIT,
+    _F.QUOTA_WINDOW: _R.RATE_LIMIT,
+    _F.SPEND_CAP: _R.CAP,
+    _F.BALANCE: _R.CAP,
+    _F.OVERLOADED: _R.OUTAGE,
+    _F.OUTAGE: _R.OUTAGE,
+    _F.TIMEOUT: _R.TIMEOUT,
+    _F.CONTEXT: _R.CONTEXT,
+    _F.CONTENT: _R.QUALITY,
+    _F.REFUSAL: _R.QUALITY,
+    _F.AUTH: _R.UNCONFIGURED,
+    _F.FORBIDDEN: _R.OUTAGE,
+    _F.MODEL_GONE: _R.OUTAGE,
+    _F.BAD_REQUEST: _R.OUTAGE,
+    _F.TOO_LARGE: _R.CONTEXT,
+    _F.PROTOCOL: _R.OUTAGE,
+    _F.UNKNOWN: _R.OUTAGE,
+    _F.CANCELLED: _R.TIMEOUT,
+}
+CAUSE_REASON: Mapping[Cause, EscalationReason] = {
+    Cause.NONE: _R.OUTAGE,
+    Cause.WINDOW_FULL: _R.RATE_LIMIT,
+    Cause.CAP_SPENT: _R.CAP,
+    Cause.HELD: _R.HELD,
+    Cause.NEVER_FITS: _R.CAP,
+    Cause.SPEND_LIMIT: _R.CAP,
+    Cause.COOLDOWN: _R.OUTAGE,
+    Cause.CIRCUIT_OPEN: _R.OUTAGE,
+    Cause.NO_KEY: _R.UNCONFIGURED,
+    Cause.NOT_BUILT: _R.UNCONFIGURED,
+    Cause.CONTEXT_TOO_SMALL: _R.CONTEXT,
+    Cause.FEATURE_MISSING: _R.FEATURE,
+    Cause.CAPABILITY_MISSING: _R.CAPABILITY,
+    Cause.CONSTRAINT: _R.CONSTRAINT,
+    Cause.CONSENT: _R.CONSTRAINT,
+    Cause.FREE_ONLY: _R.CONSTRAINT,
+    Cause.DATA_POLICY: _R.CONSTRAINT,
+    Cause.GATE_FAILED: _R.QUALITY,
+    Cause.FAILED_HERE: _R.OUTAGE,
+    Cause.TRIGGER_NOT_MET: _R.CONSTRAINT,
+}
+
+
+def reason_of(verdict: Verdict) -> EscalationReason:
+    """Reason that a verdict gives for leaving a layer (R20)."""
+    if verdict.cls is VerdictClass.REJECTED:
+        return EscalationReason.QUALITY
+    if verdict.failure is not None:
+        return FAILURE_REASON[verdict.failure]
+    return CAUSE_REASON[verdict.cause]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Try these candidates, in order; ``skips`` were passed over to get here."""
+
+    layer: Layer
+    candidates: tuple[Candidate, ...]
+    skips: tuple[Skip, ...]
+    others_remain: bool
+    """Another model could still be tried after the last of these (R24)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Look again at ``until_ms``; ``earliest_ms`` is what the caller is told."""
+
+    until_ms: int
+    earliest_ms: int
+    reason: VerdictClass
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEnd:
+    """No layer is left. ``untriggered`` names the line of a trigger that barred the way (R6)."""
+
+    untriggered: str
+    skips: tuple[Skip, ...]
+
+
+Step = Choice | Pause | DeadEnd
+
+
+@dataclass(slots=True)
+class Walk:
+    """Where one task is on its way; one instance a task."""
+
+    catalog: Catalog
+    need: Need
+    units: int
+    origin: int
+    may_downgrade: bool
+    seen: policy.Experience
+    hold_until_ms: int | None = None
+    """End of the patience with holds; starts with the first look that finds only holds."""
+    waited_short: bool = False
+    at: int = 0
+    """Place in ``order``."""
+
+    @property
+    def order(self) -> list[int]:
+        """Indices of the layers in the order of rule 1."""
+        up = list(range(self.origin, len(self.catalog.layers)))
+        return up + list(range(self.origin - 1, -1, -1)) if self.may_downgrade else up
+
+    def survey(
+        self, layer: Layer, standing: Standing, now_ms: int, denied: Mapping[int, Verdict]
+    ) -> list[tuple[Candidate, Verdict]]:
+        """Judge every model of a layer, in the order of preference."""
+        require = self.catalog.rules.require_capability
+        judged = []
+        for model in policy.ranked(layer, self.need):
+            candidate = self.need.candidate(model, standing.output_means.get(model.key))
+            verdict = denied.get(model.position) or policy.judge(
+                candidate, layer, self.need, self.seen, standing, now_ms, require=require
+            )
+            judged.append((candidate, verdict))
+        return judged
+
+    def step(
+        self, standing: Standing, now_ms: int, denied: Mapping[int, Verdict] | None = None
+    ) -> Step:
+        """Find the next candidates; ``denied`` is what the store has just refused."""
+        denied = denied or {}
+        order, skips, untriggered = self.order, list[Skip](), ""
+        surveyed: dict[str, list[Verdict]] = {}
+        for place in range(self.at, len(order)):
+            layer = self.catalog.layers[order[place]]
+            if place > self.at and layer.index > self.origin and layer.triggers:
+                self._survey_sources(layer, standing, now_ms, surveyed)
+                if not any(policy.trigger_holds(t, self.units, surveyed) for t in layer.triggers):
+                    untriggered = _untriggered(layer)
+                    verdict = Verdict(
+                        VerdictClass.TRIGGER_NOT_MET, Cause.TRIGGER_NOT_MET, untriggered
+                    )
+                    skips.append(Skip(layer.name, None, verdict))
+                    continue
+            judged = self.survey(layer, standing, now_ms, denied)
+            surveyed[layer.name] = [verdict for _, verdict in judged]
+            good = tuple(c for c, v in judged if v.cls is VerdictClass.OK)
+            skips.extend(skip(c.model, v) for c, v in judged if v.cls is not VerdictClass.OK)
+            if good:
+                self.at = place
+                return Choice(layer, good, tuple(skips), self._others(place + 1, standing, now_ms))
+            pause = self._stay(layer, surveyed[layer.name], now_ms)
+            if pause is not None:
+                self.at = place
+                return pause
+            if self._barred(surveyed[layer.name]):
+                return DeadEnd("", tuple(skips))
+        return DeadEnd(untriggered, tuple(skips))
+
+    def _survey_sources(
+        self, layer: Layer, standing: Standing, now_ms: int, surveyed: dict[str, list[Verdict]]
+    ) -> None:
+        """Judge the layers that a trigger asks about and the walk has not come through."""
+        for source in self.catalog.layers:
+            asked = any(getattr(t, "layer", None) == source.name for t in layer.triggers)
+            if asked and source.name not in surveyed:
+                judged = self.survey(source, standing, now_ms, {})
+                surveyed[source.name] = [verdict for _, verdict in judged]
+
+    def _stay(self, layer: Layer, verdicts: list[Verdict], now_ms: int) -> Pause | None:
+        """Wait a moment rather than leave the layer, if that can help (R8, R14)."""
+        if any(v.cls is VerdictClass.HELD for v in verdicts):
+            if self.hold_until_ms is None:
+                self.hold_until_ms = now_ms + self.catalog.rules.hold_patience_ms
+            if now_ms < self.hold_until_ms:
+                rule = f"{layer.name}: room is held by calls that are still running"
+                until = min(now_ms + HOLD_LOOK_MS, self.hold_until_ms)
+                return Pause(until, self.hold_until_ms, VerdictClass.HELD, rule)
+        if self.waited_short:
+            return None
+        soon = [
+            v.until_ms
+            for v in verdicts
+            if v.failure is FailureClass.RATE_SHORT and v.until_ms is not None
+            and v.until_ms <= now_ms + SHORT_WAIT_MS
+        ]  # fmt: skip
+        if not soon:
+            return None
+        self.waited_short = True
+        until = max(min(soon), now_ms)
+        for position, verdict in list(self.seen.tried.items()):
+            if verdict.failure is FailureClass.RATE_SHORT and verdict.until_ms == min(soon):
+                del self.seen.tried[position]
+        return Pause(until, until, VerdictClass.RATE, f"{layer.name}: provider's pace")
+
+    def _barred(self, verdicts: list[Verdict]) -> bool:
+        """A layer out for RATE is not left under ``rate_limit_hit: next_model`` (R7)."""
+        stay = self.catalog.rules.on_rate_limit is OnRateLimit.NEXT_MODEL
+        return stay and any(policy.effective(v) is VerdictClass.RATE for v in verdicts)
+
+    def _others(self, place: int, standing: Standing, now_ms: int) -> bool:
+        """Tell whether a layer from this place on has a model that could be tried."""
+        require = self.catalog.rules.require_capability
+        return any(
+            policy.judge(
+                self.need.candidate(model, None), layer, self.need, self.seen, standing, now_ms,
+                require=require,
+            ).cls is VerdictClass.OK
+            for index in self.order[place:]
+            for layer in (self.catalog.layers[index],)
+            for model in layer.models
+        )  # fmt: skip
+
+
+def skip(model: Model, verdict: Verdict) -> Skip:
+    """Write down a model that was passed over."""
+    return Skip(model.layer, model, verdict)
+
+
+def _untriggered(layer: Layer) -> str:
+    trigger = layer.triggers[-1]
+    return f"{layer.name} opens by `{trigger.text}` (line {trigger.line}), which does not hold"

@@ -1,0 +1,67 @@
+"""The scenario that is played when none is given: every provider of the reference strategies."""
+
+from __future__ import annotations
+
+from escalade_server.provider_simulator.scenario import (
+    ModelScript,
+    Price,
+    ProviderScript,
+    Quota,
+    Scenario,
+)
+
+PACIFIC = "America/Los_Angeles"
+
+
+def model(
+    input_pico: int, output_pico: int, *quotas: Quota, bills_after_disconnect: bool = False
+) -> ModelScript:
+    """A model at this price, as fast as hosted models are."""
+    return ModelScript(
+        price=Price(input_pico=input_pico, output_pico=output_pico),
+        quotas=quotas,
+        first_token_ms=40,
+        chunk_interval_ms=5,
+        bills_after_disconnect=bills_after_disconnect,
+    )
+
+
+def default_scenario() -> Scenario:
+    """Providers, models and free quotas of the two reference strategies, and a local model.
+
+    Prices are list prices of late 2026, in pico-dollars per token. Google and MiniMax bill to the
+    end when a client leaves. Google and Anthropic speak the OpenAI dialect with OpenAI's errors
+    here; point a strategy at them with `dialect: openai`.
+    """
+    mini_quotas = (
+        Quota(limit=50),
+        Quota(limit=100_000, of="tokens"),
+    )
+    gemini_quotas = (
+        Quota(limit=100, zone=PACIFIC),
+        Quota(limit=200_000, of="tokens", zone=PACIFIC),
+    )
+    flash = model(100_000, 400_000, *gemini_quotas, bills_after_disconnect=True)
+    minimax = model(300_000, 1_200_000, bills_after_disconnect=True)
+    return Scenario(
+        providers={
+            "openai": ProviderScript(
+                models={
+                    "gpt-4o-mini": model(150_000, 600_000, *mini_quotas),
+                    "gpt-4o": model(2_500_000, 10_000_000),
+                }
+            ),
+            "google": ProviderScript(
+                vendor="openai",
+                models={"gemini-flash": flash, "gemini-2.0-flash": flash},
+            ),
+            "deepseek": ProviderScript(models={"deepseek-chat": model(270_000, 1_100_000)}),
+            "openrouter": ProviderScript(models={"minimax/minimax-v2-pro": minimax}),
+            "nano-gpt": ProviderScript(models={"glm-5": model(1_000_000, 3_200_000)}),
+            "minimax": ProviderScript(models={"minimax-v2-pro": minimax}),
+            "anthropic": ProviderScript(
+                vendor="openai", models={"claude-3-haiku": model(250_000, 1_250_000)}
+            ),
+            "ollama": ProviderScript(models={"llama3.2": model(0, 0)}),
+        }
+    )

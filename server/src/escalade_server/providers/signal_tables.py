@@ -1,0 +1,257 @@
+"""How the vendors of the OpenAI dialect tell trouble, as rows (provider-signals B1).
+
+Each row has fixtures in tests/providers/signals; a test takes out every row, and every word of
+it, and sees a fixture fail. Within a rank the rows are asked from top to bottom.
+"""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from escalade_server.core.failure import FailureClass, Scope
+from escalade_server.providers.resets import ResetHeader, Unit, Window
+from escalade_server.providers.signals import Rule, Vendor
+
+_C = FailureClass
+
+
+def _any(*words: str) -> frozenset[str]:
+    return frozenset(words)
+
+
+def _is(*numbers: int) -> frozenset[int]:
+    return frozenset(numbers)
+
+
+def _says(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+_TOO_LONG: Final = _says(
+    r"maximum context length|context window exceeds|exceeds? the (?:available )?context|"
+    r"prompt is too long|input is too long"
+)
+_RATE: Final = _says(r"rate.?limit|too many requests")
+
+OPENAI_DIALECT: Final = (
+    # Money: the same 429 as a rate limit, told apart by the code.
+    Rule(_C.BALANCE, codes=_any("credit_balance_exhausted", "insufficient_quota")),
+    Rule(
+        _C.SPEND_CAP,
+        codes=_any(
+            "organization_spend_limit_exceeded",
+            "project_spend_limit_exceeded",
+            "organization_usage_limit_exceeded",
+        ),
+        window=Window.MONTH,
+    ),
+    # "Per day" stands in the text alone; a reset over an hour away says so as well (P2).
+    Rule(_C.QUOTA_WINDOW, codes=_any("rate_limit_exceeded"), text=_says(r"per day|\b[RT]PD\b")),
+    Rule(_C.RATE_SHORT, codes=_any("rate_limit_exceeded", "slow_down")),
+    Rule(_C.OVERLOADED, codes=_any("server_is_overloaded", "service_unavailable")),
+    Rule(_C.CONTEXT, codes=_any("context_length_exceeded")),
+    Rule(
+        _C.CONTENT,
+        codes=_any(
+            "content_policy_violation",
+            "content_filter",
+            "invalid_prompt",
+            "bio_policy",
+            "misalignment_policy_violation",
+        ),
+    ),
+    Rule(_C.AUTH, codes=_any("invalid_api_key")),
+    Rule(
+        _C.FORBIDDEN,
+        codes=_any("unsupported_country_region_territory", "data_residency_mismatch"),
+    ),
+    Rule(_C.MODEL_GONE, codes=_any("model_not_found")),
+    # "finish_error" is ours: an answer that finished with "error" and said no more.
+    Rule(_C.OUTAGE, codes=_any("server_error", "finish_error")),
+    # Text that narrows a status. 0 is an error inside an answer.
+    Rule(_C.CONTEXT, statuses=_is(0, 400, 413, 422), text=_TOO_LONG),
+    Rule(_C.QUOTA_WINDOW, statuses=_is(0, 429), text=_says(r"(?:requests|tokens) per day")),
+    # Types that mean one thing only, or do where the status is no better.
+    Rule(_C.BALANCE, types=_any("insufficient_quota")),
+    Rule(_C.RATE_SHORT, types=_any("rate_limit_error", "requests", "tokens")),
+    Rule(_C.OVERLOADED, types=_any("service_unavailable_error", "overloaded_error")),
+    Rule(_C.TIMEOUT, types=_any("timeout", "timeout_error")),
+    Rule(_C.AUTH, types=_any("authentication_error")),
+    Rule(_C.FORBIDDEN, types=_any("permission_error")),
+    Rule(_C.MODEL_GONE, types=_any("not_found_error")),
+    Rule(_C.OUTAGE, types=_any("server_error"), statuses=_is(0)),
+    Rule(_C.OUTAGE, types=_any("api_error"), statuses=_is(0)),
+    Rule(_C.BAD_REQUEST, types=_any("invalid_request_error"), statuses=_is(0)),
+    # A bare status.
+    Rule(_C.FORBIDDEN, statuses=_is(*range(300, 400))),  # U24: never followed
+    Rule(_C.BAD_REQUEST, statuses=_is(400, 405, 415, 422)),
+    Rule(_C.AUTH, statuses=_is(401)),
+    Rule(_C.BALANCE, statuses=_is(402)),
+    Rule(_C.FORBIDDEN, statuses=_is(403)),
+    Rule(_C.MODEL_GONE, statuses=_is(404, 410)),
+    Rule(_C.TIMEOUT, statuses=_is(408, 504, 524)),
+    Rule(_C.TOO_LARGE, statuses=_is(413)),
+    Rule(_C.RATE_SHORT, statuses=_is(429)),
+    Rule(_C.OVERLOADED, statuses=_is(503, 529)),
+    Rule(_C.OUTAGE, statuses=_is(*range(500, 600))),
+    # Text alone: an error inside an answer that has neither code, type nor status.
+    Rule(_C.RATE_SHORT, text=_RATE),
+    Rule(_C.OVERLOADED, text=_says(r"overloaded|server busy|at capacity")),
+    Rule(_C.TIMEOUT, text=_says(r"timed? ?out")),
+)
+
+_OPENAI_RESETS: Final = tuple(
+    ResetHeader(f"x-ratelimit-reset-{what}", f"x-ratelimit-remaining-{what}", Unit.DURATION)
+    for what in ("requests", "tokens")
+)
+_UNKNOWN_RESETS: Final = tuple(
+    ResetHeader(f"x-ratelimit-reset{what}", f"x-ratelimit-remaining{what}", Unit.ANY)
+    for what in ("", "-requests", "-tokens")
+)
+
+_DEEPSEEK: Final = (
+    # Its code repeats the type, so the text decides.
+    Rule(_C.CONTENT, statuses=_is(0, 400), text=_says(r"content exists risk")),
+    Rule(_C.MODEL_GONE, statuses=_is(0, 400), text=_says(r"model not exist")),
+    # A finish reason of its own: cut off for want of machines.
+    Rule(_C.OVERLOADED, codes=_any("insufficient_system_resource")),
+)
+
+_OPENROUTER: Final = (
+    Rule(_C.QUOTA_WINDOW, codes=_any("openrouter_free_tier_daily"), window=Window.DAY),
+    Rule(
+        _C.QUOTA_WINDOW,
+        codes=_any("rate_limit_exceeded"),
+        text=_says(r"free-models-per-day"),
+        window=Window.DAY,
+    ),
+    Rule(
+        _C.QUOTA_WINDOW, statuses=_is(0, 429), text=_says(r"free-models-per-day"), window=Window.DAY
+    ),
+    Rule(_C.RATE_SHORT, codes=_any("capacity_exhausted")),
+    # Caps of a key reset by the UTC calendar; which, only the text says. A total never does.
+    *(
+        Rule(
+            _C.QUOTA_WINDOW,
+            codes=_any("openrouter_key_limit"),
+            text=_says(word),
+            scope=Scope.ACCOUNT,
+            window=window,
+        )
+        for word, window in (
+            (r"daily limit", Window.DAY),
+            (r"weekly limit", Window.WEEK),
+            (r"monthly limit", Window.MONTH),
+        )
+    ),
+    Rule(_C.BALANCE, codes=_any("openrouter_key_limit"), text=_says(r"total limit")),
+    Rule(_C.QUOTA_WINDOW, codes=_any("openrouter_key_limit"), scope=Scope.ACCOUNT),
+    # A negative balance closes the account, its free models too (P6): BALANCE always does.
+    Rule(_C.BALANCE, codes=_any("openrouter_credits", "payment_required")),
+    Rule(
+        _C.MODEL_GONE,
+        codes=_any(
+            "model_deprecated",
+            "no_endpoints",
+            "free_variant_ended",
+            "model_unavailable_upstream",
+            "privacy_restricted",
+            "constraint_filtered",
+        ),
+    ),
+    Rule(
+        _C.CONTEXT,
+        codes=_any("max_tokens_exceeded", "token_limit_exceeded", "string_too_long"),
+    ),
+    Rule(_C.CONTENT, codes=_any("refusal", "moderation_flagged")),
+    Rule(_C.FORBIDDEN, codes=_any("permission_denied")),
+    Rule(_C.OVERLOADED, codes=_any("provider_overloaded", "temporarily_unavailable")),
+    Rule(_C.OUTAGE, codes=_any("provider_unavailable", "server", "unmapped")),
+    Rule(_C.TIMEOUT, codes=_any("timeout")),
+    Rule(_C.AUTH, codes=_any("unauthenticated")),
+)
+
+_NANO_GPT: Final = (
+    # Seconds to 00:00 UTC stand in Retry-After; the limits are the key's.
+    Rule(
+        _C.QUOTA_WINDOW,
+        codes=_any("daily_rpd_limit_exceeded", "daily_usd_limit_exceeded"),
+        scope=Scope.ACCOUNT,
+        window=Window.DAY,
+    ),
+    Rule(
+        _C.BAD_REQUEST,
+        codes=_any(
+            "memory_balance_required", "websearch_balance_required", "both_balance_required"
+        ),
+    ),
+    # A challenge to pay by itself: never followed.
+    Rule(_C.BALANCE, codes=_any("x402_payment")),
+    Rule(_C.RATE_SHORT, codes=_any("rate_limit_exceeded"), scope=Scope.ACCOUNT),
+    Rule(_C.PROTOCOL, codes=_any("empty_response")),
+    Rule(
+        _C.MODEL_GONE,
+        codes=_any(
+            "model_not_allowed",
+            "model_not_available",
+            "all_fallbacks_failed",
+            "no_fallback_available",
+        ),
+    ),
+)
+
+_AMBIGUOUS: Final = _any("1002", "1039")
+_MINIMAX: Final = (
+    # Its documents take 1002 and 1039 for limits, its own tool for content: status and text first.
+    Rule(_C.CONTENT, codes=_AMBIGUOUS, text=_says(r"sensitive|content (?:filter|policy)")),
+    Rule(_C.CONTEXT, codes=_any("1039", "2013"), text=_says(r"context (?:window|length)")),
+    Rule(_C.RATE_SHORT, codes=_AMBIGUOUS, statuses=_is(0, 429)),
+    # The window rolls over five hours or a week; its end stands in the text only (T9).
+    Rule(_C.QUOTA_WINDOW, codes=_any("2056"), scope=Scope.ACCOUNT),
+    Rule(_C.BALANCE, codes=_any("1008")),
+    Rule(_C.MODEL_GONE, codes=_any("2061")),
+    Rule(_C.AUTH, codes=_any("1004", "2049")),
+    Rule(_C.BAD_REQUEST, codes=_any("2013")),
+    Rule(_C.CONTENT, codes=_any("1026", "1027")),
+    Rule(_C.TIMEOUT, codes=_any("1001")),
+    Rule(_C.OUTAGE, codes=_any("1000", "1024")),
+    Rule(_C.BALANCE, types=_any("insufficient_balance_error")),
+)
+
+_OLLAMA: Final = (
+    Rule(_C.MODEL_GONE, statuses=_is(0, 400), text=_says(r"model .{0,200}not found")),
+)
+
+COMPATIBLE: Final = Vendor("compatible", shared=OPENAI_DIALECT, reset_headers=_UNKNOWN_RESETS)
+"""Any server of the dialect that we have no rows for."""
+
+VENDORS: Final[Mapping[str, Vendor]] = MappingProxyType(
+    {
+        vendor.name: vendor
+        for vendor in (
+            COMPATIBLE,
+            Vendor("openai", shared=OPENAI_DIALECT, reset_headers=_OPENAI_RESETS),
+            Vendor("deepseek", _DEEPSEEK, OPENAI_DIALECT),
+            Vendor(
+                "openrouter",
+                _OPENROUTER,
+                OPENAI_DIALECT,
+                (ResetHeader("x-ratelimit-reset", "x-ratelimit-remaining", Unit.EPOCH_MS),),
+            ),
+            Vendor("nano-gpt", _NANO_GPT, OPENAI_DIALECT),
+            Vendor(
+                "minimax",
+                _MINIMAX,
+                OPENAI_DIALECT,
+                code_in_text=re.compile(r"\((\d{4})\)\s*$"),
+            ),
+            Vendor("ollama", _OLLAMA, OPENAI_DIALECT),
+        )
+    }
+)
+
+
+def vendor_of(provider: str) -> Vendor:
+    """The rows for a provider of a strategy, by its name."""
+    return VENDORS.get(provider, COMPATIBLE)

@@ -1,0 +1,482 @@
+"""The authoritative rows of the SQLite store, read and changed inside its transactions.
+
+Rows are cached while nobody else writes; ``begin`` notices when somebody did (P20). Orders change
+the cached rows by the rules of ``core.ledger``; ``commit`` writes all changes of a batch in a few
+statements, because each statement gives the interpreter's lock away and may wait for it.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+from weakref import WeakValueDictionary
+
+import apsw
+
+from escalade_server.core import ledger
+from escalade_server.core.catalog import Counter, Period, Unit
+from escalade_server.core.commands import Candidate, Reserve, SetBench, Settle
+from escalade_server.core.events import Reserved
+from escalade_server.core.failure import HOUR_MS, MINUTE_MS, FailureClass
+from escalade_server.core.ledger import NOTHING, Amounts
+from escalade_server.core.standing import Balance, Bench, Denial
+from escalade_server.core.task import Basis
+from escalade_server.core.window import SLICES, SPAN_MS, Window, slice_at, slides, total
+from escalade_server.engine.ports import StoreError
+from escalade_server.stores.board import Change
+
+KEPT_MS = 25 * HOUR_MS
+"""A settled reservation is remembered this long after its admission (R27, R32: 24 h)."""
+PURGE_EVERY_MS = MINUTE_MS
+PURGE_ROWS = 1_000
+
+
+class _Upsert:
+    """Writes many rows in few statements: 64 at a time while there are so many, then fewer."""
+
+    def __init__(self, table: str, columns: int, on_conflict: str) -> None:
+        row = f"({', '.join('?' * columns)})"
+        self._statements = [
+            (size, f"INSERT INTO {table} VALUES {', '.join([row] * size)} {on_conflict}")
+            for size in (64, 16, 4, 1)
+        ]
+
+    def write(self, connection: apsw.Connection, rows: list[tuple[str | int, ...]]) -> None:
+        begin = 0
+        for size, statement in self._statements:
+            while len(rows) - begin >= size:
+                some = rows[begin : begin + size]
+                connection.execute(statement, [value for row in some for value in row])
+                begin += size
+
+
+_RESERVATIONS = _Upsert(
+    "reservations",
+    14,
+    "ON CONFLICT (number) DO UPDATE SET state = excluded.state,"
+    " resolve_at_ms = excluded.resolve_at_ms, used_requests = excluded.used_requests,"
+    " used_tokens = excluded.used_tokens, used_nanos = excluded.used_nanos",
+)
+_WINDOWS = _Upsert(
+    "windows",
+    6,
+    "ON CONFLICT (counter, starts_ms) DO UPDATE SET spent = excluded.spent, held = excluded.held",
+)
+_PUT_BENCH = "INSERT OR REPLACE INTO benches VALUES (?, ?, ?, ?)"
+_RESERVATION = """
+SELECT number, id, owner, model, position, state, tokens, nanos, windows, admitted_ms,
+  resolve_at_ms, used_requests, used_tokens, used_nanos FROM reservations
+"""
+_MET = _RESERVATION + " WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # constants
+_UNSETTLED = _RESERVATION + " WHERE state < ?"
+_DROP_SLICES = """
+DELETE FROM windows WHERE ends_ms <= ? AND counter IN
+  (SELECT id FROM counters WHERE period IN (SELECT value FROM json_each(?)))
+"""
+_DROP_RESERVATIONS = """
+DELETE FROM reservations
+WHERE number IN (SELECT number FROM reservations ORDER BY number LIMIT ?)
+  AND state >= ? AND admitted_ms <= ?
+"""
+
+
+class State(IntEnum):
+    """What became of a reservation."""
+
+    OPEN = 0
+    UNCERTAIN = 1
+    """Held until an instant, then booked in full (quotas C5)."""
+    ASSUMED = 2
+    """Booked at the reserve without being told the usage; told later, it is corrected once."""
+    SETTLED = 3
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Row:
+    """One window, or slice, of one counter; ``admits_to_ms`` is when admissions go to a later."""
+
+    account: "Account"
+    starts_ms: int
+    admits_to_ms: int
+    balance: Balance
+
+
+@dataclass(slots=True)
+class Account:
+    """One counter with its rows that still count, oldest first."""
+
+    id: int
+    key: str
+    unit: Unit
+    period: Period
+    sliding: bool
+    live: list[Row]
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What one attempt holds, where, and what was booked for it."""
+
+    number: int
+    id: str
+    owner: int
+    model: str
+    position: int
+    state: State
+    reserved: Amounts
+    rows: tuple[Row, ...]
+    windows: str
+    admitted_ms: int
+    resolve_at_ms: int = 0
+    used: Amounts = NOTHING
+    denials: tuple[Denial, ...] = ()
+
+
+class Books:
+    """All counters, open reservations and benches of one file."""
+
+    def __init__(
+        self, connection: apsw.Connection, calendar: Callable[[Counter, int], Window], now_ms: int
+    ) -> None:
+        """Take a migrated connection, which from now on only this object uses."""
+        self._db = connection
+        self._calendar = calendar
+        self._now_ms = now_ms
+        self._purge_at_ms = 0
+        self._version: object = None
+        self._owner = 0
+        self._next = 1
+        self._accounts: dict[str, Account] = {}
+        self._by_id: dict[int, Account] = {}
+        self._rows: WeakValueDictionary[tuple[int, int], Row] = WeakValueDictionary()
+        self._open: dict[str, Reservation] = {}
+        self._uncertain: dict[str, Reservation] = {}
+        self._benches: dict[str, Bench] = {}
+        # Of the batch at work: reservations met and changed, rows changed, accounts to publish.
+        self._met: dict[str, Reservation] = {}
+        self._changed: dict[str, Reservation] = {}
+        self._dirty: set[Row] = set()
+        self._seen: dict[int, Account] = {}
+        self._benches_changed = False
+
+    def open(self, counters: Iterable[Counter]) -> None:
+        """Become the owner, and book in full what dead owners left open (C6, X1, X2).
+
+        Raises:
+            StoreError: a counter's key was used for another unit or period before.
+        """
+        self.begin(())
+        newest = "INSERT INTO owners (opened_ms) VALUES (?) RETURNING id"
+        [(self._owner,)] = self._query(newest, self._now_ms)
+        self._query("DELETE FROM owners WHERE id < ?", self._owner)
+        for counter in counters:
+            self._account(counter)
+        for reservation in list(self._open.values()):
+            if reservation.state is State.OPEN and reservation.owner != self._owner:
+                self._assume(reservation)
+        self.sweep()
+        self.commit()
+
+    # ------------------------------------------------------------------ one batch of orders
+
+    def begin(self, ids: Iterable[str]) -> None:
+        """Begin a transaction that will meet these reservations."""
+        self._db.execute("BEGIN IMMEDIATE")
+        version = self._db.execute("PRAGMA data_version").get
+        if version != self._version:
+            self._load()
+            self._version = version
+        unknown = [id_ for id_ in ids if id_ not in self._open]
+        if unknown:
+            for found in self._reservations(_MET, json.dumps(unknown)):
+                self._met[found.id] = found
+
+    def commit(self) -> None:
+        """Write what changed and make it durable."""
+        _RESERVATIONS.write(self._db, [
+            (r.number, r.id, r.owner, r.model, r.position, r.state, r.reserved.tokens,
+             r.reserved.nanos, r.windows, r.admitted_ms, r.resolve_at_ms, *r.used)
+            for r in self._changed.values()
+        ])  # fmt: skip
+        _WINDOWS.write(self._db, [
+            (r.account.id, r.starts_ms, r.balance.ends_ms, r.balance.window, r.balance.spent,
+             r.balance.held)
+            for r in self._dirty
+        ])  # fmt: skip
+        self._db.execute("COMMIT")
+        self._seen.update({row.account.id: row.account for row in self._dirty})
+        self._changed.clear()
+        self._dirty.clear()
+        self._met.clear()
+
+    def roll_back(self) -> None:
+        """Undo the batch; the rows are read again with the next one."""
+        self._version = None
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def changes(self) -> tuple[list[Change], dict[str, Bench] | None]:
+        """Answer, once, what others should see: counters, and all benches if any changed."""
+        changes = [
+            (account.key, tuple([row.balance for row in account.live]))
+            for account in self._seen.values()
+        ]
+        self._seen.clear()
+        benches = dict(self._benches) if self._benches_changed else None
+        self._benches_changed = False
+        return changes, benches
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something becomes due by time alone: an uncertain reservation."""
+        return bool(self._uncertain)
+
+    # ---------------------------------------------------------------------------- the orders
+
+    def reserve(self, order: Reserve, now_ms: int) -> Reserved | tuple[Denial, ...]:
+        """Hold the first candidate with room everywhere; else say why not, one by one (P20).
+
+        Raises:
+            ValueError: a bound is out of range; nothing is held.
+        """
+        self._now_ms = max(self._now_ms, now_ms)
+        known = self._find(order.reservation_id)
+        if known is not None:
+            return Reserved(order.attempt, known.position, known.denials)
+        denials: list[Denial] = []
+        for candidate in order.candidates:
+            rows = [self._current(counter) for counter in candidate.model.counters]
+            denial = ledger.denial(candidate, [self._balance(row) for row in rows])
+            if denial is None:
+                self._hold(order.reservation_id, candidate, tuple(rows), tuple(denials))
+                return Reserved(order.attempt, candidate.model.position, tuple(denials))
+            denials.append(denial)
+        return tuple(denials)
+
+    def settle(self, order: Settle, now_ms: int) -> None:
+        """Book a reservation in its windows of admission (T1); an unknown id holds nothing.
+
+        Raises:
+            ValueError: an amount is out of range; the full reserve stays held.
+        """
+        self._now_ms = max(self._now_ms, now_ms)
+        known = self._find(order.reservation_id)
+        if known is None or known.state is State.SETTLED:
+            return
+        if order.hold_until_ms is not None:
+            if known.state is not State.ASSUMED:
+                known.resolve_at_ms = order.hold_until_ms
+                self._become(known, State.UNCERTAIN)
+            return
+        used = Amounts(order.requests, order.tokens, order.nanos).checked()
+        self._book(known, used)
+        self._become(known, State.ASSUMED if order.basis is Basis.RESERVED else State.SETTLED)
+
+    def bench(self, order: SetBench, now_ms: int) -> None:
+        """Set something aside; the later end of old and new wins."""
+        self._now_ms = max(self._now_ms, now_ms)
+        old = self._benches.get(order.key)
+        if old is not None and old.until_ms >= order.bench.until_ms:
+            return
+        new = self._benches[order.key] = order.bench
+        self._benches_changed = True
+        self._query(_PUT_BENCH, order.key, new.until_ms, new.cls.value, new.detail)
+
+    def sweep(self, now_ms: int = 0) -> None:
+        """Do what time alone brings: uncertain reservations are booked, old rows dropped."""
+        now_ms = self._now_ms = max(self._now_ms, now_ms)
+        for reservation in [r for r in self._uncertain.values() if r.resolve_at_ms <= now_ms]:
+            self._assume(reservation)
+        if now_ms < self._purge_at_ms:
+            return
+        over = [key for key, bench in self._benches.items() if bench.until_ms <= now_ms]
+        for key in over:
+            del self._benches[key]
+            self._benches_changed = True
+        self._query("DELETE FROM benches WHERE until_ms <= ?", now_ms)
+        self._query(_DROP_SLICES, now_ms, json.dumps([span.value for span in SPAN_MS]))
+        self._query(_DROP_RESERVATIONS, PURGE_ROWS, State.ASSUMED, now_ms - KEPT_MS)
+        if self._db.changes() < PURGE_ROWS:
+            self._purge_at_ms = now_ms + PURGE_EVERY_MS
+
+    # ------------------------------------------------------------------------- how it is done
+
+    def _hold(
+        self, id_: str, candidate: Candidate, rows: tuple[Row, ...], denials: tuple[Denial, ...]
+    ) -> None:
+        reserved = ledger.bounds(candidate).checked()
+        model = candidate.model
+        for row in rows:
+            self._put(row, ledger.hold(row.balance, reserved.of(row.account.unit)))
+        windows = " ".join([f"{row.account.id}:{row.starts_ms}" for row in rows])
+        reservation = Reservation(
+            self._next, id_, self._owner, model.key, model.position, State.OPEN, reserved, rows,
+            windows, self._now_ms, denials=denials,
+        )  # fmt: skip
+        self._next += 1
+        self._become(reservation, State.OPEN)
+
+    def _assume(self, reservation: Reservation) -> None:
+        """Nobody tells what it used: book it in full."""
+        self._book(reservation, reservation.reserved)
+        self._become(reservation, State.ASSUMED)
+
+    def _book(self, reservation: Reservation, used: Amounts) -> None:
+        if reservation.state is State.ASSUMED:
+            difference = used.minus(reservation.used)
+            for row in reservation.rows:
+                self._put(row, ledger.correct(row.balance, difference.of(row.account.unit)))
+        else:
+            for row in reservation.rows:
+                unit = row.account.unit
+                held = reservation.reserved.of(unit)
+                self._put(row, ledger.settle(row.balance, held, used.of(unit)))
+        reservation.used = used
+
+    def _become(self, reservation: Reservation, state: State) -> None:
+        reservation.state = state
+        id_ = reservation.id
+        self._changed[id_] = self._met[id_] = reservation
+        if state is State.OPEN or state is State.UNCERTAIN:
+            self._open[id_] = reservation
+        else:
+            self._open.pop(id_, None)
+        if state is State.UNCERTAIN:
+            self._uncertain[id_] = reservation
+        else:
+            self._uncertain.pop(id_, None)
+
+    def _put(self, row: Row, balance: Balance) -> None:
+        row.balance = balance
+        self._dirty.add(row)
+
+    def _find(self, id_: str) -> Reservation | None:
+        return self._open.get(id_) or self._met.get(id_)
+
+    def _balance(self, row: Row) -> Balance:
+        live = row.account.live
+        if len(live) == 1:
+            return row.balance
+        return total([part.balance for part in live], self._now_ms) or row.balance
+
+    def _current(self, counter: Counter) -> Row:
+        """Answer the row that admissions go to now.
+
+        It never moves back: a calendar window lasts until its end, whatever a clock or a changed
+        zone says, and a slice is followed by a later one only (T4, C9).
+        """
+        account = self._accounts.get(counter.key)
+        if (
+            account is None
+            or account.period is not counter.period
+            or account.unit is not counter.unit
+        ):
+            account = self._account(counter)
+        live = account.live
+        now_ms = self._now_ms
+        while live and live[0].balance.ends_ms <= now_ms:
+            del live[0]
+        if live and now_ms < live[-1].admits_to_ms:
+            return live[-1]
+        window = (
+            slice_at(counter.period, now_ms) if account.sliding else self._calendar(counter, now_ms)
+        )
+        row = self._row(account, window.starts_ms, Balance(window.id, 0, 0, window.ends_ms))
+        live.append(row)
+        return row
+
+    def _row(self, account: Account, starts_ms: int, balance: Balance) -> Row:
+        admits_to_ms = balance.ends_ms
+        if account.sliding:
+            admits_to_ms = starts_ms + (admits_to_ms - starts_ms) // (SLICES + 1)
+        row = Row(account, starts_ms, admits_to_ms, balance)
+        self._rows[account.id, starts_ms] = row
+        return row
+
+    def _account(self, counter: Counter) -> Account:
+        """Open the account of a counter, new in the file if need be."""
+        query = "SELECT id, unit, period FROM counters WHERE key = ?"
+        found = self._query(query, counter.key)
+        now = (counter.unit.value, counter.period.value)
+        if not found:
+            insert = "INSERT INTO counters (key, unit, period) VALUES (?, ?, ?) RETURNING id"
+            [(id_,)] = self._query(insert, counter.key, *now)
+            sliding = slides(counter.period)
+            account = Account(id_, counter.key, counter.unit, counter.period, sliding, [])
+            self._accounts[counter.key] = self._by_id[id_] = account
+            return account
+        [(_, unit, period)] = found
+        if (unit, period) != now:
+            raise StoreError(
+                f"{counter.label}: kept so far as {unit} per {period}, now {now[0]} per"
+                f" {now[1]} under the same key {counter.key!r}; a changed limit needs a new key"
+            )
+        return self._accounts[counter.key]
+
+    # -------------------------------------------------------------------------------- reading
+
+    def _query(self, sql: str, *bindings: str | int) -> list[tuple[Any, ...]]:
+        """Answer all rows; the tables are STRICT, so their columns have the types they say."""
+        return self._db.execute(sql, bindings).fetchall()
+
+    def _load(self) -> None:
+        """Read everything anew."""
+        for cache in (
+            self._accounts, self._by_id, self._rows, self._open, self._uncertain, self._met,
+            self._changed, self._dirty,
+        ):  # fmt: skip
+            cache.clear()
+        for id_, key, unit, period in self._query("SELECT * FROM counters"):
+            span = Period(period)
+            account = Account(id_, key, Unit(unit), span, slides(span), [])
+            self._accounts[key] = self._by_id[id_] = account
+        live = "SELECT * FROM windows WHERE ends_ms > ? ORDER BY counter, starts_ms"
+        for id_, starts_ms, ends_ms, label, spent, held in self._query(live, self._now_ms):
+            account = self._by_id[id_]
+            if not account.sliding:
+                account.live.clear()  # two only after a clock went back: the later one holds
+            balance = Balance(label, spent, held, ends_ms)
+            account.live.append(self._row(account, starts_ms, balance))
+        self._seen = dict(self._by_id)
+        self._benches_changed = True
+        for found in self._reservations(_UNSETTLED, State.ASSUMED):
+            self._open[found.id] = found
+            if found.state is State.UNCERTAIN:
+                self._uncertain[found.id] = found
+        [(last,)] = self._query("SELECT ifnull(max(number), 0) FROM reservations")
+        self._next = last + 1
+        self._benches = {
+            key: Bench(until_ms, FailureClass(cls), detail)
+            for key, until_ms, cls, detail in self._query("SELECT * FROM benches")
+        }
+
+    def _reservations(self, query: str, binding: str | int) -> list[Reservation]:
+        return [
+            Reservation(
+                number, id_, owner, model, position, State(state), Amounts(1, tokens, nanos),
+                self._rows_of(windows), windows, admitted_ms, resolve_at_ms, Amounts(*used),
+            )
+            for number, id_, owner, model, position, state, tokens, nanos, windows, admitted_ms,
+                resolve_at_ms, *used in self._query(query, binding)
+        ]  # fmt: skip
+
+    def _rows_of(self, windows: str) -> tuple[Row, ...]:
+        """Answer the rows of admission; slices that have been dropped are past caring."""
+        rows = []
+        for name in windows.split():
+            id_, starts_ms = (int(part) for part in name.split(":"))
+            row = self._rows.get((id_, starts_ms))
+            if row is None:
+                query = (
+                    "SELECT ends_ms, label, spent, held FROM windows"
+                    " WHERE counter = ? AND starts_ms = ?"
+                )
+                found = self._query(query, id_, starts_ms)
+                if not found:
+                    continue
+                ends_ms, label, spent, held = found[0]
+                balance = Balance(label, spent, held, ends_ms)
+                row = self._row(self._by_id[id_], starts_ms, balance)
+            rows.append(row)
+        return tuple(rows)

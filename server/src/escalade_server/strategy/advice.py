@@ -1,0 +1,148 @@
+"""Advice on a file that loads: the mistakes that can be seen without a simulation (DESIGN 3, R36)."""
+
+import re
+from collections.abc import Iterator
+
+from escalade_server.core.catalog import (
+    Billing,
+    Catalog,
+    ComplexityTrigger,
+    Condition,
+    LayerTrigger,
+    Model,
+    OnComplexity,
+    OnRateLimit,
+    Unit,
+)
+from escalade_server.strategy.errors import Level, Notice, did_you_mean
+from escalade_server.strategy.resolve import is_jump
+from escalade_server.strategy.vendors import FREE_TIERS, RETIRED
+from escalade_server.strategy.vocabulary import known_words
+
+Lines = dict[str, int]
+"""Where each model (by key) and each layer (by name) stands in the file."""
+
+
+def advise(catalog: Catalog, lines: Lines) -> list[Notice]:
+    """Give all advice that needs nothing but the file, in the order of the file."""
+    found = [
+        *retired(catalog, lines),
+        *no_way_up(catalog, lines),
+        *paid_first(catalog, lines),
+        *one_provider(catalog, lines),
+        *free_but_priced(catalog, lines),
+        *unlimited_blocks(catalog, lines),
+        *unknown_words(catalog, lines),
+    ]
+    return sorted(found, key=lambda notice: notice.line)
+
+
+def advice(code: str, line: int, sentence: str, mend: str) -> Notice:
+    """Make one piece of advice."""
+    return Notice(Level.ADVICE, code, line, sentence, mend)
+
+
+def name_of(model: Model) -> str:
+    """Name a model as people do."""
+    return f"{model.provider}/{model.id}"
+
+
+def retired(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
+    """Report models that their vendors have switched off, with the successor (R34)."""
+    for model in catalog.models:
+        entry = RETIRED.get((model.provider, model.wire_id))
+        if entry is not None:
+            sentence = (
+                f"{name_of(model)} was retired by its vendor on {entry.since} "
+                f"({entry.source}): calls will fail, and the task goes on to the next model."
+            )
+            mend = f"Write `model: {entry.successor}`; its price differs."
+            yield Notice(Level.WARNING, "RETIRED_MODEL", lines[model.key], sentence, mend)
+
+
+def no_way_up(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
+    """Report a strategy that cannot escalate, and layers that nothing leads to."""
+    if len(catalog.layers) == 1:
+        layer = catalog.layers[0]
+        sentence = "there is one layer only: when it is out, every task fails."
+        yield advice("NO_WAY_UP", lines[layer.name], sentence, "Add a second layer.")
+    indexes = {layer.name: layer.index for layer in catalog.layers}
+    jumps = catalog.rules.on_complexity is not OnComplexity.IGNORE
+    for layer in catalog.layers[1:]:
+        ways = [
+            (jumps or catalog.scoring.threshold_micro is None)
+            if isinstance(trigger, ComplexityTrigger) and is_jump(trigger)
+            else not isinstance(trigger, LayerTrigger) or indexes[trigger.layer] < layer.index
+            for trigger in layer.triggers
+        ]
+        if ways and not any(ways):
+            sentence = f"no trigger of {layer.name} can ever fire: none names a layer before it."
+            mend = f"Write `trigger: {catalog.layers[layer.index - 1].name}.exhausted`."
+            yield advice("NEVER_ENTERED", layer.triggers[0].line, sentence, mend)
+    if catalog.rules.on_rate_limit is OnRateLimit.NEXT_MODEL and len(catalog.layers) > 1:
+        sentence = "rate_limit_hit: next_model keeps a rate-limited task in its layer."
+        yield advice("RATE_LIMIT_STAYS", 0, sentence, "Write `rate_limit_hit: next_layer`.")
+
+
+def paid_first(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
+    """Report models that cost money in the layer that every task begins with."""
+    if len(catalog.layers) == 1:
+        return
+    for model in catalog.layers[0].models:
+        if model.is_paid:
+            sentence = f"{name_of(model)} costs money and stands in the first layer."
+            mend = "Move it to a later layer, or say `billing: free` if it is."
+            yield advice("PAID_FIRST", lines[model.key], sentence, mend)
+
+
+def one_provider(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
+    """Report a strategy that dies with one provider."""
+    providers = {model.provider for model in catalog.models}
+    if len(providers) == 1:
+        sentence = f"every model is served by {providers.pop()}: its outage stops everything."
+        mend = "Add a model of another provider to at least one layer."
+        yield advice("ONE_PROVIDER", lines[catalog.layers[0].name], sentence, mend)
+
+
+def free_but_priced(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
+    """Report models taken as free whose vendor has no free tier that we know (R16)."""
+    for model in catalog.models:
+        pattern = FREE_TIERS.get(model.provider)
+        known = pattern is not None and re.fullmatch(pattern, model.wire_id)
+        if model.billing is Billing.FREE and not model.price.is_zero and not known:
+            sentence = (
+                f"{name_of(model)} counts as free here, but its vendor has a price for it: "
+                "its list value is booked beside the 0."
+            )
+            mend = "If it is billed, say `billing: metered` and give it a cap."
+            yield advice("FREE_BUT_PRICED", lines[model.key], sentence, mend)
+
+
+def unlimited_blocks(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
+    """Report unlimited models that make a later layer's ``exhausted`` all but unreachable."""
+    for layer in catalog.layers:
+        waits = {
+            trigger.layer
+            for trigger in layer.triggers
+            if isinstance(trigger, LayerTrigger)
+            and trigger.condition is not Condition.BUDGET_EXHAUSTED
+        }
+        for model in (m for m in catalog.models if m.layer in waits):
+            limited = any(c.unit is not Unit.NANOS or model.is_paid for c in model.counters)
+            if not limited and model.billing is Billing.FREE:
+                sentence = (
+                    f"{name_of(model)} has no limit, so {model.layer} is exhausted only when it "
+                    f"is down, and {layer.name} is reached by skill or complexity alone."
+                )
+                mend = "Give it a rate_limit if it has one."
+                yield advice("UNLIMITED_MODEL", lines[model.key], sentence, mend)
+
+
+def unknown_words(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
+    """Report capability words that no task type asks for (R2)."""
+    known = known_words() | {word for kind in catalog.task_types.values() for word in kind.needs}
+    for model in catalog.models:
+        for word in sorted(model.capabilities - known):
+            sentence = f'no task type asks for "{word}", so it never matches by type.'
+            mend = did_you_mean(word, known) or "Name it in task_types or capability_aliases."
+            yield advice("UNKNOWN_CAPABILITY", lines[model.key], sentence, mend)

@@ -1,0 +1,245 @@
+"""Loads a strategy: text to catalog, endpoints, notices; or one exception with every error."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path as File
+
+from escalade_server.core.catalog import Catalog
+from escalade_server.strategy import model as config
+from escalade_server.strategy.advice import Lines, advise
+from escalade_server.strategy.credentials import (
+    NOT_NEEDED,
+    Credential,
+    Secret,
+    from_environment,
+    from_file,
+)
+from escalade_server.strategy.errors import (
+    Level,
+    Notice,
+    NotYetInEffect,
+    StrategyError,
+    StrategyErrors,
+)
+from escalade_server.strategy.not_yet import not_yet_in_effect
+from escalade_server.strategy.resolve import Resolver, Surroundings, ordered, vendor_of
+from escalade_server.strategy.validate import TOP, raw_providers, validate
+from escalade_server.strategy.vendors import VENDORS
+from escalade_server.strategy.yaml_nodes import SIZE_BYTES_MAX, Document, parse
+
+BUILT_DIALECTS = frozenset({"openai"})
+LOOPBACK = ("127.", "localhost", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one account of a provider is called. ``missing`` says why there is no key, if so."""
+
+    provider: str
+    account: str
+    base_url: str
+    dialect: str
+    secret: Secret | None
+    missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A strategy that loads, with all there is to say of it.
+
+    ``endpoints`` holds the providers that models of the file use, by (provider, account).
+    """
+
+    file: str
+    catalog: Catalog
+    endpoints: Mapping[tuple[str, str], Endpoint]
+    notices: tuple[Notice, ...]
+    not_yet_in_effect: tuple[NotYetInEffect, ...]
+    state_url: str | None
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    environ: Mapping[str, str],
+    built_dialects: frozenset[str] = BUILT_DIALECTS,
+    assume_keys: bool = False,
+    today: date | None = None,
+) -> Loaded:
+    """Load a strategy file.
+
+    Args:
+        path: The file; key files with relative names are looked for beside it.
+        environ: Environment variables, for keys and ``${NAME}`` placeholders.
+        built_dialects: Wire protocols that this server speaks; models of others are absent.
+        assume_keys: Builds the catalog as if every key were there (R12, ``explain``).
+        today: The day from which on prices must hold; default is today in UTC.
+
+    Raises:
+        StrategyErrors: with everything that is wrong; nothing of such a file is used.
+    """
+    name = os.fspath(path)
+    try:
+        with File(name).open("rb") as file:
+            text = file.read(SIZE_BYTES_MAX + 1)
+    except OSError as error:
+        problem = f"the file cannot be read: {error.strerror}"
+        raise StrategyErrors([StrategyError(name, 1, 1, "", problem)]) from None
+    return loads(
+        text,
+        file=name,
+        environ=environ,
+        built_dialects=built_dialects,
+        assume_keys=assume_keys,
+        today=today,
+    )
+
+
+def loads(
+    text: str | bytes,
+    *,
+    file: str = "strategy.yaml",
+    environ: Mapping[str, str],
+    built_dialects: frozenset[str] = BUILT_DIALECTS,
+    assume_keys: bool = False,
+    today: date | None = None,
+) -> Loaded:
+    """Load a strategy from text; arguments and errors as ``load``."""
+    document = parse(text, file, environ)
+    strategy = config.merged(validate(document))
+    credentials = resolve_credentials(strategy, environ, File(file).parent)
+    day = today or datetime.now(UTC).date()
+    around = Surroundings(credentials, built_dialects, assume_keys, day)
+    resolver = Resolver(document, strategy, around)
+    catalog = resolver.catalog()
+    refuse_unmet_needs(document, catalog)
+    return Loaded(
+        file=file,
+        catalog=catalog,
+        endpoints=endpoints(strategy, catalog, credentials),
+        notices=(
+            *resolver.notices,
+            *provider_notices(document, strategy, credentials),
+            *advise(catalog, lines_of(document, strategy, catalog)),
+        ),
+        not_yet_in_effect=tuple(not_yet_in_effect(document)),
+        state_url=strategy.state.url if strategy.state else None,
+    )
+
+
+def resolve_credentials(
+    strategy: config.Strategy, environ: Mapping[str, str], folder: File
+) -> dict[str, Credential]:
+    """Find the key of every provider that a model uses, or why there is none."""
+    used = {model.provider for layer in strategy.layers for model in layer.models}
+    return {
+        name: credential(name, strategy.providers.get(name), environ, folder)
+        for name in sorted(used)
+    }
+
+
+def credential(
+    name: str, own: config.Provider | None, environ: Mapping[str, str], folder: File
+) -> Credential:
+    """Find the key of one provider: as stated, else by the vendor's usual name.
+
+    No key is asked for where nobody checks one: at a local vendor, at an address of the file's
+    own on this machine, and at a provider that the file adds without naming a key.
+    """
+    key: config.Key | None = own
+    if own is not None and own.keys and not (own.api_key_env or own.api_key_file):
+        key = own.keys[0]
+    if key is not None and key.api_key_file:
+        return from_file(folder / key.api_key_file)
+    if key is not None and key.api_key_env:
+        return from_environment((key.api_key_env,), environ)
+    names = VENDORS[name].key_names if name in VENDORS else ()
+    if not names:
+        return NOT_NEEDED
+    found = from_environment(names, environ)
+    if found.secret is None and own is not None and is_loopback(own.base_url or ""):
+        return NOT_NEEDED
+    return found
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether an address is on this machine."""
+    return base_url.partition("://")[2].startswith(LOOPBACK)
+
+
+def endpoints(
+    strategy: config.Strategy, catalog: Catalog, credentials: Mapping[str, Credential]
+) -> dict[tuple[str, str], Endpoint]:
+    """List where the models of the file are called."""
+    found = {}
+    for provider, account in {(model.provider, model.account) for model in catalog.models}:
+        vendor = vendor_of(provider, strategy.providers.get(provider))
+        key = credentials[provider]
+        where = (provider, account, vendor.base_url, vendor.dialect)
+        found[provider, account] = Endpoint(*where, key.secret, key.missing)
+    return dict(sorted(found.items()))
+
+
+def provider_notices(
+    document: Document, strategy: config.Strategy, credentials: Mapping[str, Credential]
+) -> list[Notice]:
+    """Say what is missing or careless about keys and addresses."""
+    places = {name: document.line(path) for name, (path, _) in raw_providers(document).items()}
+    found = []
+    for name, key in credentials.items():
+        line = places.get(name, 0)
+        if key.missing:
+            sentence = f"{name} has no usable key: {key.missing}."
+            found.append(Notice(Level.WARNING, "NO_KEY", line, sentence))
+        if key.warning:
+            mend = "Set its mode to 0600."
+            found.append(Notice(Level.WARNING, "KEY_FILE_MODE", line, f"{key.warning}.", mend))
+        own = strategy.providers.get(name)
+        url = (own.base_url if own else None) or ""
+        if key.secret is not None and url.startswith("http://") and not is_loopback(url):
+            sentence = f"the key of {name} travels unencrypted to its base_url."
+            found.append(Notice(Level.WARNING, "PLAIN_HTTP", line, sentence, "Use https."))
+    return found
+
+
+def lines_of(document: Document, strategy: config.Strategy, catalog: Catalog) -> Lines:
+    """Say where each model and each layer stands."""
+    lines: Lines = {}
+    for resolved, (place, layer) in zip(catalog.layers, ordered(strategy.layers), strict=True):
+        path = (TOP, "layers", place)
+        lines[layer.name] = document.spot(path).line
+        for number, model in enumerate(resolved.models):
+            lines[model.key] = document.line((*path, "models", number, "model"))
+    return lines
+
+
+def refuse_unmet_needs(document: Document, catalog: Catalog) -> None:
+    """Under ``require`` a need that no model meets would refuse every such task (R2).
+
+    Raises:
+        StrategyErrors: naming the task types.
+    """
+    if not catalog.rules.require_capability:
+        return
+    declared = frozenset(word for model in catalog.models for word in model.capabilities)
+    unmet = {
+        kind.name: kind.needs
+        for kind in catalog.task_types.values()
+        if kind.needs and not kind.needs & declared
+    }
+    path = ("capability_matching",)
+    place = path if path in document.keys else (TOP, *path)
+    errors = [
+        document.error(
+            place,
+            f'no model can do "{name}" tasks, and matching is required',
+            '"require"',
+            f"one of {', '.join(sorted(needs))} on some model",
+            f"declare one, or write `task_types: {{{name}: {{capabilities: []}}}}`",
+        )
+        for name, needs in sorted(unmet.items())
+    ]
+    if errors:
+        raise StrategyErrors(errors)

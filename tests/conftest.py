@@ -1,0 +1,23 @@
+"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE (CI=... means `ci`); nothing else is global."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# Shared machines pause: no deadline per example, and slow data generation is no finding.
+calm = [HealthCheck.too_slow]
+settings.register_profile("dev", max_examples=50, deadline=None, suppress_health_check=calm)
+settings.register_profile(
+    "ci",
+    max_examples=100,
+    deadline=None,
+    derandomize=True,  # a merge is judged by the same examples everywhere
+    print_blob=True,
+    suppress_health_check=calm,
+)
+settings.register_profile(
+    "nightly", max_examples=5_000, deadline=None, print_blob=True, suppress_health_check=calm
+)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if "CI" in os.environ else "dev")
+)
