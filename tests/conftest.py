@@ -1,5 +1,6 @@
-"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE (CI=... means `ci`); nothing else is global."""
+"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE (CI=... means `ci`), and no stray event loop."""
 
+import asyncio
 import os
 
 from hypothesis import HealthCheck, settings
@@ -21,3 +22,7 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if "CI" in os.environ else "dev")
 )
+
+# The looptime plugin asks the policy for a loop in front of tests without one, too. Unless told
+# that there is none, the policy makes one that nobody closes: a ResourceWarning in a later test.
+asyncio.set_event_loop(None)

@@ -1,4 +1,6 @@
-"""Reserve and settle pairs per second of the SQLite store, and their CPU: python -m tests.bench.store.
+"""Reserve and settle pairs per second of the SQLite store, and their CPU.
+
+Run it with ``python -m tests.bench.store [callers ...]``.
 
 Callers run at once on one event loop over a real file; every pair is two durable round trips over
 six counters (two of them sliding), as one attempt of a capped model makes.
@@ -76,7 +78,9 @@ def main() -> None:
     for callers in [int(word) for word in sys.argv[1:]] or list(PAIRS):
         with tempfile.TemporaryDirectory() as folder:
             rate, cpu, median = asyncio.run(run(callers, Path(folder) / "state.db"))
-        print(f"{callers:4} callers  {rate:8.0f} pairs/s  {cpu:6.1f} µs CPU/pair  p50 {median:7.0f} µs")
+        print(
+            f"{callers:4} callers {rate:8.0f} pairs/s {cpu:6.1f} µs CPU/pair  p50 {median:7.0f} µs"
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Calls to a simulator as a vendor's client makes them, and what came of them on the wire."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -19,7 +20,9 @@ from escalade_server.provider_simulator import (
 )
 
 KEY = {"Authorization": "Bearer sk-made-up"}
-QUIET_S = 0.25
+PATIENT_S = 20.0
+QUIET_S = 0.4
+"""After this long without a byte a client that expects silence leaves."""
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Caller:
         model: str = "m",
         *,
         headers: Mapping[str, str] = KEY,
-        quiet_s: float = QUIET_S,
+        quiet_s: float = PATIENT_S,
         bytes_max: int = 1_000_000,
         body: bytes | None = None,
         **request: object,
@@ -89,14 +92,14 @@ class Caller:
         body: bytes = b"",
         headers: Mapping[str, str] = KEY,
         *,
-        quiet_s: float = QUIET_S,
+        quiet_s: float = PATIENT_S,
         bytes_max: int = 1_000_000,
     ) -> Reply:
         reply = Reply()
         try:
             async with self.session.post(
                 self.simulator.base_url + path,
-                data=body,
+                data=io.BytesIO(body),
                 headers={"Content-Type": "application/json", **headers},
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_read=quiet_s),
@@ -110,7 +113,7 @@ class Caller:
         except TimeoutError:
             reply.end = "silent"
         except aiohttp.ClientPayloadError as error:
-            reset = isinstance(error.__cause__, ConnectionResetError)
+            reset = "ConnectionResetError" in str(error)  # the only place where it is told
             reply.end = "reset" if reset else "truncated"
         except aiohttp.ClientOSError:
             reply.end = "reset"
@@ -148,6 +151,6 @@ def faulty(kind: FaultKind, provider: str = "openai", *, after_chunks: int = 1) 
 
 async def settled(condition: Any) -> None:
     """Waits until the server's side has seen what the client did."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENT_S):
         while not condition():  # noqa: ASYNC110  (there is no event across a socket)
             await asyncio.sleep(0.005)

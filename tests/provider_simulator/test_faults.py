@@ -1,5 +1,7 @@
 """Each fault as a client sees it, streamed and whole; when faults strike; outages."""
 
+import json
+
 import pytest
 
 from escalade_server.provider_simulator import (
@@ -12,7 +14,15 @@ from escalade_server.provider_simulator import (
 )
 from escalade_server.provider_simulator.scenario import ProviderScript
 from escalade_server.provider_simulator.vendor_errors import BY_VENDOR, HTTP_KINDS, error_of
-from tests.provider_simulator.calls import Reply, faulty, one_model, playing, settled
+from tests.provider_simulator.calls import (
+    PATIENT_S,
+    QUIET_S,
+    Reply,
+    faulty,
+    one_model,
+    playing,
+    settled,
+)
 
 K = FaultKind
 USAGE = {"include_usage": True}
@@ -56,6 +66,10 @@ ELSEWHERE = [
 ]
 
 
+def patience(end: str) -> float:
+    return QUIET_S if end == "silent" else PATIENT_S
+
+
 def test_every_kind_has_its_test() -> None:
     tested = {kind for kind, *_ in [*UNANSWERED_ENDS, *BROKEN_ENDS]}
 
@@ -79,9 +93,9 @@ async def test_refusals_refuse(kind: FaultKind) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("kind", "status", "end"), UNANSWERED_ENDS)
-async def test_without_an_answer(kind: FaultKind, status: int, end: str, stream: bool) -> None:
+async def test_without_an_answer(kind: FaultKind, status: int, end: str, *, stream: bool) -> None:
     async with playing(faulty(kind)) as caller:
-        reply = await caller.chat(stream=stream)
+        reply = await caller.chat(stream=stream, quiet_s=patience(end))
 
         assert (reply.status, reply.end) == (status, end)
         assert TEXT.encode() not in reply.body
@@ -115,7 +129,7 @@ async def test_comments_are_all_there_is() -> None:
 @pytest.mark.parametrize(("kind", "end"), BROKEN_ENDS)
 async def test_streams_break_after_so_many_pieces(kind: FaultKind, end: str) -> None:
     async with playing(faulty(kind, after_chunks=2)) as caller:
-        reply = await caller.chat(stream=True, stream_options=USAGE)
+        reply = await caller.chat(stream=True, stream_options=USAGE, quiet_s=patience(end))
 
         assert (reply.status, reply.end) == (200, end)
         assert reply.text == "one two "
@@ -129,7 +143,7 @@ async def test_streams_break_after_so_many_pieces(kind: FaultKind, end: str) -> 
 @pytest.mark.parametrize(("kind", "end"), BROKEN_ENDS[:3])
 async def test_whole_answers_break_in_their_middle(kind: FaultKind, end: str) -> None:
     async with playing(faulty(kind)) as caller:
-        reply = await caller.chat()
+        reply = await caller.chat(quiet_s=patience(end))
 
     assert reply.end == end
     assert reply.body.startswith(b'{"id":')
@@ -155,10 +169,10 @@ async def test_garbage_stands_between_good_frames() -> None:
         reply = await caller.chat(stream=True)
         whole = await caller.chat()
 
-    with pytest.raises(ValueError, match="Unterminated"):
+    with pytest.raises(json.JSONDecodeError):
         assert reply.chunks
     assert reply.frames[-1] == "[DONE]"
-    with pytest.raises(ValueError, match="delimiter|Unterminated|Expecting"):
+    with pytest.raises(json.JSONDecodeError):
         assert whole.json
 
 

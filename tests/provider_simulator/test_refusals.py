@@ -86,6 +86,14 @@ async def test_bodies_that_are_no_request_are_refused(body: bytes) -> None:
         assert (await caller.chat(body=body)).status == 400
 
 
+async def test_a_body_too_large_is_refused_by_the_network_in_front() -> None:
+    async with playing(one_model(ModelScript())) as caller:
+        reply = await caller.chat(body=b" " * (32 * 1024 * 1024 + 1))
+
+    assert reply.status == 413
+    assert reply.headers["Content-Type"].startswith("text/html")
+
+
 async def test_only_openai_refuses_parameters_it_does_not_know() -> None:
     async with playing(one_model(ModelScript(), "deepseek")) as caller:
         assert (await caller.chat("deepseek", frobnicate=1)).status == 200
@@ -164,9 +172,7 @@ SIGNALS: list[tuple[str, FaultKind, int, str | int | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("provider", "kind", "status", "code", "words"), SIGNALS, ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("provider", "kind", "status", "code", "words"), SIGNALS, ids=str)
 async def test_each_vendor_refuses_in_its_own_words(
     provider: str, kind: FaultKind, status: int, code: str | int | None, words: str
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import aiohttp
 import pytest
 
 from escalade_server.provider_simulator import ModelScript, Price, ToolCallScript
@@ -214,6 +215,28 @@ async def test_the_output_limit_holds_for_reasoning_and_text() -> None:
     assert reply.text == "word word "
 
 
+async def test_the_output_limit_cuts_tool_calls() -> None:
+    calls = (ToolCallScript(name="read_file", arguments='{"path": "a"}'),) * 2
+    async with playing(one_model(ModelScript(tool_calls=calls))) as caller:
+        reply = await caller.chat(tools=[TOOL], max_tokens=4)
+        nothing = await caller.chat(tools=[TOOL], max_tokens=1)
+
+    choice = reply.json["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert [c["function"]["arguments"] for c in choice["message"]["tool_calls"]] == ['{"path"']
+    assert reply.json["usage"]["completion_tokens"] == 4
+    assert "tool_calls" not in nothing.json["choices"][0]["message"]
+
+
+async def test_an_empty_answer_is_an_answer() -> None:
+    async with playing(one_model(ModelScript(text="", chunk_interval_ms=5))) as caller:
+        reply = await caller.chat(stream=True)
+        whole = (await caller.chat()).json
+
+    assert (reply.text, reply.finish, reply.frames[-1]) == ("", ["stop"], "[DONE]")
+    assert whole["choices"][0]["message"]["content"] == ""
+
+
 async def models_of(caller: Caller, provider: str) -> list[str]:
     return [model["id"] for model in (await caller.get(f"/{provider}/v1/models"))["data"]]
 
@@ -222,6 +245,9 @@ async def test_models_are_listed() -> None:
     async with playing(one_model(ModelScript(), model="a/b")) as caller:
         assert await models_of(caller, "openai") == ["a/b"]
         assert (await caller.get("/openai/v1/models", {}))["error"]["code"] == "invalid_api_key"
+        caller.simulator.break_provider("openai")
+        with pytest.raises(aiohttp.ClientOSError):
+            await models_of(caller, "openai")
 
 
 async def test_the_rhythm_is_kept() -> None:

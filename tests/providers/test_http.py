@@ -187,6 +187,8 @@ async def test_finish_waits_for_the_end_of_the_framing(client: HttpClient) -> No
             await peer.send(CHUNKED)
             await peer.chunk(b"data: [DONE]\n\n")
             await asyncio.sleep(0.01)
+            await peer.chunk(b": bye\n\n")
+            await asyncio.sleep(0.01)
             await peer.send(b"0\r\n\r\n")
 
     async with serve(script) as server:

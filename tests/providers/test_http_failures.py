@@ -34,7 +34,7 @@ async def test_nobody_listens(client: HttpClient) -> None:
 
 
 async def test_a_name_that_is_none(client: HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolve(*_: object) -> list[aiohttp.abc.ResolveResult]:
+    async def resolve(_self: object, _host: str, _port: int, family: int) -> None:
         raise OSError(None, "no such name")
 
     monkeypatch.setattr(aiohttp.DefaultResolver, "resolve", resolve)

@@ -118,11 +118,21 @@ def test_any_stream_in_any_split_is_what_the_standard_says(
         assert decode([stream[start:end] for start, end in pairs]) == whole
 
 
-@given(st.lists(PIECES, max_size=24).map(b"".join), st.integers(0, 200))
-def test_bounds_hold_alike_in_every_split(stream: bytes, at: int) -> None:
-    whole = decode([stream], line_max=8, event_max=20)
-    assert decode([bytes([byte]) for byte in stream], line_max=8, event_max=20) == whole
-    assert decode([stream[:at], stream[at:]], line_max=8, event_max=20) == whole
+@given(
+    st.lists(PIECES, max_size=24).map(b"".join),
+    st.integers(0, 200),
+    st.integers(4, 40),
+    st.integers(0, 20),
+)
+@example(b"data: 1\ndata: 2\n\ndata: 3\n\n", 8, 20, 0)
+@example(b"data: 1234567\ndata: 1234567\n\ndata: 3\n\n", 14, 24, 1)
+def test_bounds_hold_alike_in_every_split(
+    stream: bytes, at: int, line_max: int, event_more: int
+) -> None:
+    event_max = line_max + event_more
+    whole = decode([stream], line_max, event_max)
+    assert decode([bytes([byte]) for byte in stream], line_max, event_max) == whole
+    assert decode([stream[:at], stream[at:]], line_max, event_max) == whole
 
 
 def test_the_end_inside_an_event_is_flagged() -> None:

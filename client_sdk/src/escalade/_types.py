@@ -19,9 +19,7 @@ Gate = Literal[
     "too_short",
     "pattern_missing",
 ]
-EvidenceKind = Literal[
-    "repeated_tool_error", "failed_check", "rephrased_question", "output_cut"
-]
+EvidenceKind = Literal["repeated_tool_error", "failed_check", "rephrased_question", "output_cut"]
 DataDemand = Literal["no_training", "private"]
 
 
@@ -58,7 +56,9 @@ class ToolCall:
         """
         parsed: object = json.loads(self.arguments_json)
         if not isinstance(parsed, dict):
-            raise ValueError(f"the arguments of {self.name} are not a JSON object")
+            raise ValueError(  # noqa: TRY004 - the model's mistake, as invalid JSON is
+                f"the arguments of {self.name} are not a JSON object"
+            )
         return parsed
 
 

@@ -64,7 +64,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 18
     """CANCELLED: Marks a caller who left; only records show it."""
     ERROR_REASON_INTERRUPTED: _ErrorReason.ValueType  # 19
-    """ABORTED: Marks a model that broke in mid-answer although the caller asked for FAIL."""
+    """UNAVAILABLE: Marks a model that broke in mid-answer although the caller asked for FAIL."""
     ERROR_REASON_REQUEST_IN_PROGRESS: _ErrorReason.ValueType  # 20
     """ABORTED: Marks a request id whose first call still runs; RetryInfo says when to ask again."""
     ERROR_REASON_ALREADY_ANSWERED: _ErrorReason.ValueType  # 21
@@ -126,7 +126,7 @@ ERROR_REASON_DEADLINE_REACHED: ErrorReason.ValueType  # 17
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 18
 """CANCELLED: Marks a caller who left; only records show it."""
 ERROR_REASON_INTERRUPTED: ErrorReason.ValueType  # 19
-"""ABORTED: Marks a model that broke in mid-answer although the caller asked for FAIL."""
+"""UNAVAILABLE: Marks a model that broke in mid-answer although the caller asked for FAIL."""
 ERROR_REASON_REQUEST_IN_PROGRESS: ErrorReason.ValueType  # 20
 """ABORTED: Marks a request id whose first call still runs; RetryInfo says when to ask again."""
 ERROR_REASON_ALREADY_ANSWERED: ErrorReason.ValueType  # 21

@@ -319,6 +319,8 @@ class _StartClampEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StartClamp
     """Marks the highest layer of the caller or agent."""
     START_CLAMP_CONSENT: _StartClamp.ValueType  # 4
     """Marks missing consent."""
+    START_CLAMP_DATA: _StartClamp.ValueType  # 5
+    """Marks the data policy of the task."""
 
 class StartClamp(_StartClamp, metaclass=_StartClampEnumTypeWrapper):
     """Says what moves a start away from where score and capabilities put it."""
@@ -333,6 +335,8 @@ START_CLAMP_HIGHEST_LAYER: StartClamp.ValueType  # 3
 """Marks the highest layer of the caller or agent."""
 START_CLAMP_CONSENT: StartClamp.ValueType  # 4
 """Marks missing consent."""
+START_CLAMP_DATA: StartClamp.ValueType  # 5
+"""Marks the data policy of the task."""
 Global___StartClamp: _TypeAlias = StartClamp  # noqa: Y015
 
 class _AlertKind:

@@ -1,8 +1,8 @@
 """From the core's facts, outcomes and deltas to ``escalade.v1``. Total: a test holds every enum."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Protocol, TypeVar, assert_never
+from typing import TypeVar, assert_never
 
 from google.protobuf import timestamp_pb2
 
@@ -56,29 +56,24 @@ from escalade_server.core.trace import (
 
 _E = TypeVar("_E", bound=Enum)
 _V = TypeVar("_V", bound=int)
-_V_co = TypeVar("_V_co", bound=int, covariant=True)
 
 
-class _WireEnum(Protocol[_V_co]):
-    def Value(self, name: str | None) -> _V_co: ...  # noqa: N802 - protobuf's own name
-
-
-def _by_name(members: type[_E], wire: _WireEnum[_V], prefix: str) -> Mapping[_E, _V]:
+def _by_name(members: type[_E], value: Callable[[str], _V], prefix: str) -> Mapping[_E, _V]:
     """Map members to wire values of the same name; a name that the wire lacks fails at import."""
-    return {member: wire.Value(f"{prefix}_{member.name}") for member in members}
+    return {member: value(f"{prefix}_{member.name}") for member in members}
 
 
 _V1 = escalation_pb2
-FAILURES = _by_name(FailureClass, error_pb2.FailureClass, "FAILURE_CLASS")
-ERROR_REASONS = _by_name(ErrorReason, error_pb2.ErrorReason, "ERROR_REASON")
-ESCALATION_REASONS = _by_name(EscalationReason, _V1.EscalationReason, "ESCALATION_REASON")
-ESCALATION_KINDS = _by_name(EscalationKind, _V1.EscalationKind, "ESCALATION_KIND")
-ALERTS = _by_name(AlertKind, _V1.AlertKind, "ALERT_KIND")
-ATTEMPTS = _by_name(AttemptStatus, _V1.AttemptStatus, "ATTEMPT_STATUS")
-CLAMPS = _by_name(Clamp, _V1.StartClamp, "START_CLAMP")
-FINISHES = _by_name(FinishReason, completion_pb2.FinishReason, "FINISH_REASON")
-BILLINGS = _by_name(Billing, operations_service_pb2.Billing, "BILLING")
-CIRCUITS = _by_name(CircuitState, operations_service_pb2.CircuitState, "CIRCUIT_STATE")
+FAILURES = _by_name(FailureClass, error_pb2.FailureClass.Value, "FAILURE_CLASS")
+ERROR_REASONS = _by_name(ErrorReason, error_pb2.ErrorReason.Value, "ERROR_REASON")
+ESCALATION_REASONS = _by_name(EscalationReason, _V1.EscalationReason.Value, "ESCALATION_REASON")
+ESCALATION_KINDS = _by_name(EscalationKind, _V1.EscalationKind.Value, "ESCALATION_KIND")
+ALERTS = _by_name(AlertKind, _V1.AlertKind.Value, "ALERT_KIND")
+ATTEMPTS = _by_name(AttemptStatus, _V1.AttemptStatus.Value, "ATTEMPT_STATUS")
+CLAMPS = _by_name(Clamp, _V1.StartClamp.Value, "START_CLAMP")
+FINISHES = _by_name(FinishReason, completion_pb2.FinishReason.Value, "FINISH_REASON")
+BILLINGS = _by_name(Billing, operations_service_pb2.Billing.Value, "BILLING")
+CIRCUITS = _by_name(CircuitState, operations_service_pb2.CircuitState.Value, "CIRCUIT_STATE")
 VERDICTS: Mapping[VerdictClass, _V1.VerdictClass.ValueType] = {
     VerdictClass.OK: _V1.VERDICT_CLASS_OK,
     VerdictClass.RATE: _V1.VERDICT_CLASS_RATE,
@@ -102,6 +97,13 @@ UNITS: Mapping[Unit, _V1.QuotaUnit.ValueType] = {
     Unit.TOKENS: _V1.QUOTA_UNIT_TOKENS,
     Unit.NANOS: _V1.QUOTA_UNIT_NANO_USD,
 }
+NO_FAILURE = error_pb2.FAILURE_CLASS_UNSPECIFIED
+NO_FINISH = completion_pb2.FINISH_REASON_UNSPECIFIED
+NO_CLAMP = escalation_pb2.START_CLAMP_UNSPECIFIED
+
+BUG_MESSAGE = "the service made a mistake; quote the id when you report it"
+"""All that a caller is told of a mistake of ours (P5, D8)."""
+
 _SLIDING = frozenset({Period.SECOND, Period.MINUTE, Period.HOUR})
 
 
@@ -179,13 +181,13 @@ def _attempt(record: AttemptRecord) -> escalation_pb2.Attempt:
         attempt=record.number,
         target=model_to_proto(record.model),
         status=ATTEMPTS[record.status],
-        failure_class=None if failure is None else FAILURES[failure],
+        failure_class=NO_FAILURE if failure is None else FAILURES[failure],
         detail=wire_text(record.detail),
         http_status=record.http_status or None,
         started=time_to_proto(record.started_ms),
         first_token=time_to_proto(record.first_delta_ms),
         ended=time_to_proto(record.ended_ms),
-        finish_reason=None if finish is None else FINISHES[finish],
+        finish_reason=NO_FINISH if finish is None else FINISHES[finish],
         reported_model=wire_text(record.reported_model),
         usage=usage_to_proto(record.usage),
         cost=completion_pb2.Cost(
@@ -241,9 +243,7 @@ def part_to_proto(part: Part) -> completion_pb2.Part:
         case ProviderState():
             return completion_pb2.Part(provider_state=state_to_proto(part))
         case Image(media_type=media_type, data=data):
-            return completion_pb2.Part(
-                image=completion_pb2.Image(media_type=media_type, data=data)
-            )
+            return completion_pb2.Part(image=completion_pb2.Image(media_type=media_type, data=data))
         case ToolResult(call_id=call_id, text=text, is_error=is_error):
             result = completion_pb2.ToolResult(
                 tool_call_id=wire_text(call_id), text=wire_text(text), is_error=is_error
@@ -284,7 +284,7 @@ def _assessed(fact: Assessed) -> escalation_pb2.Assessed:
         estimate_reason=wire_text("; ".join(f"{k}: {why}" for k, why in made.estimated)),
         target_layer=made.target_layer,
         start_layer=made.start_layer,
-        clamped_by=None if clamp is None else CLAMPS[clamp],
+        clamped_by=NO_CLAMP if clamp is None else CLAMPS[clamp],
     )
 
 
@@ -306,15 +306,13 @@ def _failed(fact: Failed) -> escalation_pb2.Failed:
     failures = [r.failure for r in fact.report.attempts if r.failure is not None]
     return escalation_pb2.Failed(
         reason=ERROR_REASONS[fact.reason],
-        message=wire_text(fact.detail),
-        failure_class=FAILURES[failures[-1]] if failures else None,
+        message=BUG_MESSAGE if fact.reason is ErrorReason.BUG else wire_text(fact.detail),
+        failure_class=FAILURES[failures[-1]] if failures else NO_FAILURE,
         report=report_to_proto(fact.report),
     )
 
 
-def event_to_proto(
-    sequence: int, fact: Fact | Outcome, *, whole: bool
-) -> escalation_pb2.Event:
+def event_to_proto(sequence: int, fact: Fact | Outcome, *, whole: bool) -> escalation_pb2.Event:
     """Write a fact or the ending; the answer travels with the ending in ``whole`` delivery."""
     event = escalation_pb2.Event
     match fact:

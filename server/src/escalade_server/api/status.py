@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from escalade.v1 import error_pb2
-from escalade_server.api.convert_out import ERROR_REASONS, wire_text
+from escalade_server.api.convert_out import BUG_MESSAGE, ERROR_REASONS, wire_text
 from escalade_server.core.facts import ErrorReason, Failed
 from escalade_server.core.standing import VerdictClass
 
@@ -21,7 +21,6 @@ DETAILS_BYTES_MAX = 4_096
 MESSAGE_CHARS_MAX = 480
 METADATA_CHARS_MAX = 200
 PUSHBACK_MS_MAX = 2**31 - 1
-BUG_MESSAGE = "the service made a mistake; quote the id when you report it"
 
 _W, _S = error_pb2, grpc.StatusCode
 STATUS: Mapping[error_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
@@ -122,7 +121,7 @@ def refusal_of(failed: Failed, now_ms: int) -> Refusal:
     reason = ERROR_REASONS[failed.reason]
     if failed.reason is ErrorReason.BUG:
         return bug(dict(failed.metadata).get("id", failed.report.request_id))
-    quotas = ()
+    quotas: tuple[tuple[str, str], ...] = ()
     if failed.reason in _QUOTA_REASONS:
         quotas = tuple(
             (skip.model.key if skip.model is not None else skip.layer, skip.verdict.detail)

@@ -32,7 +32,7 @@ class Fold:
             match delta:
                 case TextDelta(text):
                     self.output_bytes += len(text) if text.isascii() else len(text.encode())
-                    self.has_content = self.has_content or not text.isspace() and bool(text)
+                    self.has_content = self.has_content or (not text.isspace() and bool(text))
                     if self.keep:
                         self._text.append(text)
                 case ReasoningDelta(text):

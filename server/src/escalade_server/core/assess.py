@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from escalade_server.core import complexity, policy
-from escalade_server.core.catalog import Catalog
+from escalade_server.core.catalog import Catalog, TaskType
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.need import Need, need_of
 from escalade_server.core.task import Request
@@ -25,19 +25,19 @@ def first_look(request: Request, catalog: Catalog) -> FirstLook:
     """Assess a request: score, bounds and start, each once."""
     text_bytes = complexity.input_bytes(request)
     traits = complexity.traits(request, catalog, text_bytes)
-    stated = request.task.complexity_micro
+    kind, stated = traits.type, request.task.complexity_micro
     points = (
         complexity.stated(stated)
         if stated is not None
         else complexity.score(
             catalog.scoring,
             files=traits.files,
-            depth=catalog.task_type(traits.type).depth,
+            depth=kind.depth,
             tokens=traits.tokens,
         )
     )
-    need = need_of(request, catalog, traits.type, text_bytes)
-    origin, target, clamped = policy.start(catalog, need, traits.type, points.units)
+    need = need_of(request, catalog, kind, text_bytes)
+    origin, target, clamped = policy.start(catalog, need, kind, points.units)
     threshold = catalog.scoring.threshold_micro
     per_micro = complexity.UNITS_PER_MICRO
     assessment = Assessment(
@@ -48,23 +48,25 @@ def first_look(request: Request, catalog: Catalog) -> FirstLook:
         context_micro=points.context_units // per_micro,
         threshold_micro=threshold,
         stated=stated is not None,
-        type=traits.type,
+        type=kind.name,
         estimated=traits.estimated,
         target_layer=catalog.layers[target].name,
         start_layer=catalog.layers[origin].name,
         clamped_by=clamped,
     )
-    initial, why = EscalationReason.CAPABILITY, _capability_detail(catalog, need, traits.type)
+    initial, why = EscalationReason.CAPABILITY, ""
     if clamped is Clamp.LOWEST_LAYER:
         initial, why = EscalationReason.CONSTRAINT, "the caller allows no lower layer"
-    elif origin and origin == target:
+    elif origin and origin != target:
+        why = _capability_detail(need, kind)
+    elif origin:
         score = assessment.score_micro / 1e6
         above = f" is above {threshold / 1e6:g}" if threshold is not None else " is high"
         initial, why = EscalationReason.COMPLEXITY, f"score {score:.3g}{above}"
     return FirstLook(assessment, need, points.units, origin, initial, why)
 
 
-def _capability_detail(catalog: Catalog, need: Need, type_name: str) -> str:
-    if catalog.task_type(type_name).start is not None and not need.all_of:
-        return f"{type_name} tasks are pinned to start here"
+def _capability_detail(need: Need, kind: TaskType) -> str:
+    if kind.start is not None and not need.all_of:
+        return f"{kind.name} tasks are pinned to start here"
     return f"no model below declares {' or '.join(sorted(need.capabilities))}"

@@ -17,7 +17,7 @@ Rules of the file:
 | RESERVING | StoreFailed                  | ENDED                                           |
 | CALLING   | ChunkArrived                 | CALLING; SETTLING on finish with usage          |
 | CALLING   | StreamEnded                  | SETTLING with a finish reason, else as failed   |
-| CALLING   | AttemptFailed, a limit of time | advance, or ENDED (terminal, cut under FAIL)  |
+| CALLING   | AttemptFailed, time limit    | advance, or ENDED (terminal, cut under FAIL)    |
 | PAUSED    | TimePassed                   | advance                                         |
 | SETTLING  | Settled / SettleFailed       | ENDED                                           |
 | any       | CallerLeft, deadline         | ENDED; open reservations are still settled      |
@@ -27,30 +27,25 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import assert_never
 
-from escalade_server.core import change, ending, policy, settlement, walk
+from escalade_server.core import change, commands, ending, events, facts, policy, settlement, walk
 from escalade_server.core.assess import first_look
 from escalade_server.core.attempt import Live
-from escalade_server.core.catalog import Catalog, OnOutage, OnTargetExhausted
-from escalade_server.core.commands import (
-    Announce, CallModel, CancelCall, Command, Deliver, End, ReportHealth, Reserve, SetBench,
-)  # fmt: skip
-from escalade_server.core.events import (
-    AttemptFailed, CallerLeft, ChunkArrived, Event, Finish, ReservationDenied, Reserved, Settled,
-    SettleFailed, Started, StoreFailed, StreamEnded, TimePassed,
-)  # fmt: skip
-from escalade_server.core.facts import (
-    Assessed, ErrorReason, Failed, Finished, Retracted, Selected, Waiting,
-)  # fmt: skip
-from escalade_server.core.failure import TABLE, Charge, Failure, FailureClass, Scope, cooldown
+from escalade_server.core.catalog import Catalog, OnTargetExhausted
+from escalade_server.core.diary import Diary
+from escalade_server.core.ending import NoWay
+from escalade_server.core.experience import Experience
+from escalade_server.core.facts import ErrorReason
+from escalade_server.core.failure import TABLE, Charge, Failure, FailureClass
 from escalade_server.core.settlement import Booking
-from escalade_server.core.standing import Bench, Cause, Standing, Verdict, VerdictClass
+from escalade_server.core.standing import Standing, Verdict, VerdictClass
 from escalade_server.core.task import Delivery, FinishReason, OnInterruption, Request
-from escalade_server.core.trace import Answer, AttemptStatus
+from escalade_server.core.trace import AttemptStatus
 
 DRAIN_MS = 60_000
 """How long a cancelled call that bills to its end is read on, for its real usage (R25)."""
 QUALITY_ESCALATIONS_MAX = 2
 """Failed gates that a task may escalate on (R21)."""
+_CUT_SHORT = Failure(FailureClass.PROTOCOL, "broke off without a finish reason")
 _AN_ANSWER = {
     FailureClass.CONTENT: FinishReason.CONTENT_FILTER,
     FailureClass.REFUSAL: FinishReason.REFUSAL,
@@ -74,34 +69,33 @@ class Cascade:
         """Begin a task; ``task_id`` makes its reservation ids unique."""
         self._request, self._task_id = request, task_id
         self._catalog, self._rules = catalog, catalog.rules
-        self._look = first_look(request, catalog)
-        may = request.constraints.may_downgrade
-        if may is None:
-            may = self._rules.on_target_exhausted is OnTargetExhausted.DOWNGRADE
-        self._seen = policy.Experience()
+        self._look = look = first_look(request, catalog)
+        may_downgrade = request.constraints.may_downgrade
+        if may_downgrade is None:
+            may_downgrade = self._rules.on_target_exhausted is OnTargetExhausted.DOWNGRADE
+        self._seen = Experience()
         self._walk = walk.Walk(
-            catalog, self._look.need, self._look.units, self._look.origin, may, self._seen
+            catalog, look.need, look.units, look.origin, may_downgrade, self._seen
         )
-        self._diary = ending.Diary(self._look.assessment, 0, [catalog.layers[0].name], [], {}, [])
+        self._diary = Diary(look.assessment, [catalog.layers[0].name])
         self._state = _State.NEW
-        self._out: list[Command] = []
+        self._out: list[commands.Command] = []
         self._now = 0
         self._serial = 0
         self._choice: walk.Choice | None = None
+        """What is being reserved, until the store has answered."""
         self._live: Live | None = None
         self._final: Live | None = None
         self._draining: Live | None = None
-        self._unsettled: set[int] = set()
         self._resume_ms = 0
         self._waiting_told: set[VerdictClass] = set()
         self._cut: Failure | None = None
-        self._retried = False
         self._rejections = 0
 
     @property
     def closed(self) -> bool:
         """True when the task has ended and nothing of it is left to settle."""
-        still_open = self._unsettled or self._draining is not None or self._choice is not None
+        still_open = self._diary.unsettled or self._draining or self._choice
         return self._state is _State.ENDED and not still_open
 
     @property
@@ -115,32 +109,32 @@ class Cascade:
             return min(self._request.deadline_ms, self._live.patience_ms(self._rules))
         return None if self._state is _State.SETTLING else self._request.deadline_ms
 
-    def handle(self, event: Event, *, now_ms: int) -> tuple[Command, ...]:
+    def handle(self, event: events.Event, *, now_ms: int) -> tuple[commands.Command, ...]:
         """Take one event and answer what is to be done. Late news is ignored."""
         self._now, self._out = now_ms, []
         match event:
-            case ChunkArrived():
+            case events.ChunkArrived():
                 self._on_chunk(event)
-            case StreamEnded(attempt):
-                self._on_stream_end(attempt)
-            case Started(standing):
+            case events.StreamEnded(attempt):
+                self._on_failure(attempt, _CUT_SHORT)
+            case events.Started(standing):
                 self._on_start(standing)
-            case Reserved():
+            case events.Reserved():
                 self._on_reserved(event)
-            case ReservationDenied():
+            case events.ReservationDenied():
                 self._on_denied(event)
-            case StoreFailed(detail=detail):
+            case events.StoreFailed(detail=detail):
                 self._choice = None
                 self._fail(ErrorReason.LEDGER_UNAVAILABLE, f"the ledger took no entry: {detail}")
-            case AttemptFailed(attempt, failure):
+            case events.AttemptFailed(attempt, failure):
                 self._on_failure(attempt, failure)
-            case Settled(attempt, standing):
+            case events.Settled(attempt, standing):
                 self._on_settled(attempt, standing)
-            case SettleFailed(attempt, detail):
+            case events.SettleFailed(attempt, detail):
                 self._on_settle_failed(attempt, detail)
-            case CallerLeft():
+            case events.CallerLeft():
                 self._give_up(ErrorReason.CANCELLED, "the caller left")
-            case TimePassed(standing):
+            case events.TimePassed(standing):
                 self._on_time(standing)
             case _:
                 assert_never(event)
@@ -150,7 +144,7 @@ class Cascade:
 
     def _on_start(self, standing: Standing) -> None:
         self._diary.started_ms = self._now
-        self._out.append(Announce(Assessed(self._look.assessment)))
+        self._out.append(commands.Announce(facts.Assessed(self._look.assessment)))
         if self._now >= self._request.deadline_ms:
             self._fail(ErrorReason.DEADLINE_REACHED, "the deadline had passed at the start")
         else:
@@ -168,7 +162,7 @@ class Cascade:
                 self._choice, self._state = step, _State.RESERVING
                 self._serial += 1
                 reservation_id = f"{self._task_id}.{self._serial}"
-                self._out.append(Reserve(reservation_id, tried + 1, step.candidates))
+                self._out.append(commands.Reserve(reservation_id, tried + 1, step.candidates))
             case walk.Pause():
                 self._pause(step, standing)
             case walk.DeadEnd():
@@ -183,26 +177,26 @@ class Cascade:
         self._state, self._resume_ms = _State.PAUSED, pause.until_ms
         if pause.reason not in self._waiting_told:
             self._waiting_told.add(pause.reason)
-            self._out.append(Announce(Waiting(pause.reason, pause.earliest_ms, pause.rule)))
+            self._out.append(commands.Announce(facts.Waiting(pause.reason, pause.earliest_ms, pause.rule)))
 
     def _go_on(self) -> None:
         """Look for the next model as soon as the engine hands in a fresh standing."""
         self._state, self._resume_ms = _State.PAUSED, self._now
 
-    def _on_denied(self, event: ReservationDenied) -> None:
+    def _on_denied(self, event: events.ReservationDenied) -> None:
         choice, self._choice = self._choice, None
         if choice is not None and self._state is _State.RESERVING:
             refused = policy.refused(choice.candidates, event.denials)
             self._advance(event.standing, refused)
 
-    def _on_reserved(self, event: Reserved) -> None:
+    def _on_reserved(self, event: events.Reserved) -> None:
         choice, self._choice = self._choice, None
         if choice is None:
             return
         candidate = next(c for c in choice.candidates if c.model.position == event.position)
         live = Live.begin(
             event.attempt, candidate, f"{self._task_id}.{self._serial}", self._now, self._request,
-            self._rules, others=choice.others_remain or candidate is not choice.candidates[-1],
+            self._rules, others=choice.others_remain,
         )  # fmt: skip
         if self._state is not _State.RESERVING:  # the caller left meanwhile: nothing was sent
             self._book(live, settlement.NOT_SENT, AttemptStatus.NOT_SENT)
@@ -213,17 +207,17 @@ class Cascade:
         skips = (*choice.skips, *late)
         self._diary.skip(skips)
         for fact in change.facts(self._diary, self._look, choice.layer, candidate.model, skips):
-            self._out.append(Announce(fact))
-        selected = Selected(
+            self._out.append(commands.Announce(fact))
+        selected = facts.Selected(
             live.number, live.model, live.reservation_id, live.total_by_ms,
             self._look.need.input_bound, candidate.output_tokens_max, skips,
         )  # fmt: skip
-        self._out += (Announce(selected), CallModel(live.number, candidate))
+        self._out += (commands.Announce(selected), commands.CallModel(live.number, candidate))
         self._live, self._state = live, _State.CALLING
 
     # --- the attempt in flight -----------------------------------------------------------------
 
-    def _on_chunk(self, chunk: ChunkArrived) -> None:
+    def _on_chunk(self, chunk: events.ChunkArrived) -> None:
         live = self._live
         if live is None or live.number != chunk.attempt:
             if self._draining is not None and self._draining.number == chunk.attempt:
@@ -232,14 +226,9 @@ class Cascade:
         deltas = live.take(chunk, self._now)
         if deltas and self._request.delivery is Delivery.STREAM:
             live.delivered = True
-            self._out.append(Deliver(live.number, deltas))
+            self._out.append(commands.Deliver(live.number, deltas))
         if live.finish is not None and live.usage is not None:
             self._complete(live)
-
-    def _on_stream_end(self, attempt: int) -> None:
-        self._on_failure(
-            attempt, Failure(FailureClass.PROTOCOL, "broke off without a finish reason")
-        )
 
     def _on_failure(self, attempt: int, failure: Failure) -> None:
         """Any end of the stream: with its finish reason the answer is whole (guarantee 6)."""
@@ -255,7 +244,7 @@ class Cascade:
     def _complete(self, live: Live) -> None:
         """The provider finished: book it, and accept the answer unless it is empty."""
         booking = settlement.answered(live, self._look.need)
-        self._out.append(ReportHealth(live.model.provider, ok=True))
+        self._out.append(commands.ReportHealth(live.model.provider, ok=True))
         self._live = None
         if live.is_empty:
             self._reject(live, booking)
@@ -268,7 +257,7 @@ class Cascade:
         failure = Failure(FailureClass.PROTOCOL, "gave an empty answer")
         self._retract(live, failure)
         self._book(live, booking, AttemptStatus.REJECTED, failure)
-        self._seen.rejected_layers.add(live.model.layer_index)
+        self._seen.reject(live.model.layer_index)
         self._rejections += 1
         if self._rejections > QUALITY_ESCALATIONS_MAX:
             self._fail(ErrorReason.QUALITY_NOT_MET, "every answer was empty")
@@ -280,7 +269,7 @@ class Cascade:
         self._live = None
         answer = None if live.delivered else _AN_ANSWER.get(failure.cls)
         if answer is not None:
-            live.finish = Finish(answer, failure.code)
+            live.finish = events.Finish(answer, failure.code)
             self._book(live, settlement.broken(live, self._look.need, Charge.USAGE, sent=True),
                        AttemptStatus.OK)  # fmt: skip
             self._final, self._state = live, _State.SETTLING
@@ -289,7 +278,9 @@ class Cascade:
         booking = settlement.broken(live, self._look.need, row.charge, sent=failure.sent)
         status = AttemptStatus.RETRACTED if live.delivered else AttemptStatus.FAILED
         self._book(live, booking, status, failure)
-        self._learn(live, failure)
+        self._out += self._seen.learn(
+            live, failure, self._rules, self._look.need.input_estimate, self._now
+        )
         if live.delivered:
             self._cut = failure
             if self._request.on_interruption is OnInterruption.FAIL:
@@ -303,44 +294,14 @@ class Cascade:
 
     def _retract(self, live: Live, failure: Failure) -> None:
         if live.delivered:
-            self._out.append(Announce(Retracted(live.number, failure.cls, failure.detail)))
-
-    def _learn(self, live: Live, failure: Failure) -> None:
-        """Remember a failure: for everyone (cooldown, circuit), and for this task."""
-        model, row, seen = live.model, TABLE[failure.cls], self._seen
-        until = None
-        set_aside = cooldown(failure, model.cooldown_on_limit_ms, self._now)
-        if set_aside is not None:
-            scope, until = set_aside
-            keys = {Scope.MODEL: model.key, Scope.ACCOUNT: model.account_key}
-            bench = Bench(until, failure.cls, failure.detail)
-            self._out.append(SetBench(keys.get(scope, model.provider), bench))
-        if row.counts_for_breaker:
-            self._out.append(ReportHealth(model.provider, ok=False))
-        if failure.cls is FailureClass.CONTEXT:
-            window = model.context_tokens or self._look.need.input_estimate
-            seen.context_floor = max(seen.context_floor, window)
-        on_outage = self._rules.on_outage
-        silent = failure.cls is FailureClass.TIMEOUT and not live.first_ms
-        if on_outage is OnOutage.RETRY_THEN_SKIP and row.retry_same and not silent:
-            if not self._retried:
-                self._retried = True
-                return
-        seen.tried[model.position] = Verdict(
-            VerdictClass.TRIED, Cause.FAILED_HERE, failure.detail, until, failure.cls
-        )
-        if row.counts_for_breaker:
-            if on_outage is OnOutage.NEXT_LAYER:
-                seen.left_layers.add(model.layer_index)
-            else:
-                seen.out_providers.add((model.layer_index, model.provider))
+            self._out.append(commands.Announce(facts.Retracted(live.number, failure.cls, failure.detail)))
 
     # --- time, settlement and the ending -------------------------------------------------------
 
     def _on_time(self, standing: Standing) -> None:
         draining = self._draining
         if draining is not None and self._now >= draining.drain_until_ms:
-            self._out.append(CancelCall(draining.number))
+            self._out.append(commands.CancelCall(draining.number))
             self._drained(draining)
         if self._state in (_State.ENDED, _State.SETTLING):
             return
@@ -351,7 +312,7 @@ class Cascade:
         elif self._live is not None:
             live, failure = self._live, self._live.overdue(self._rules, self._now)
             if failure is not None:
-                self._out.append(CancelCall(live.number))
+                self._out.append(commands.CancelCall(live.number))
                 self._broken(live, failure)
             elif live.finish is not None and self._now >= live.patience_ms(self._rules):
                 self._complete(live)
@@ -366,9 +327,9 @@ class Cascade:
             if live.model.bills_after_cancel:
                 live.drain_until_ms = self._now + DRAIN_MS
                 self._draining = live
-                self._out.append(CancelCall(live.number, drain=True))
+                self._out.append(commands.CancelCall(live.number, drain=True))
             else:
-                self._out.append(CancelCall(live.number))
+                self._out.append(commands.CancelCall(live.number))
                 booking = settlement.broken(live, self._look.need, Charge.UNCERTAIN, sent=True)
                 self._book(live, booking, AttemptStatus.CANCELLED, failure)
         self._fail(reason, detail)
@@ -383,49 +344,39 @@ class Cascade:
     def _book(
         self, live: Live, booking: Booking, status: AttemptStatus, failure: Failure | None = None
     ) -> None:
-        """Settle an attempt and write it down; its list value counts for the spend limit."""
-        self._unsettled.add(live.number)
-        self._out.append(booking.order(live, self._now))
-        self._diary.attempts.append(booking.record(live, status, self._now, failure))
+        """Settle an attempt; its list value counts for the task's spend limit (R15)."""
+        self._out.append(self._diary.book(live, booking, status, self._now, failure))
         if live.model.is_paid:
             self._seen.spent_nanos += booking.nanos
 
     def _on_settled(self, attempt: int, standing: Standing) -> None:
-        self._unsettled.discard(attempt)
+        self._diary.unsettled.discard(attempt)
         final = self._final
         if self._state is _State.SETTLING and final is not None and final.number == attempt:
-            room = ending.headroom(final.model, standing, self._now)
-            report = ending.report(
-                self._request, self._catalog, self._diary, self._now, room=room
-            )
-            finish = final.finish or Finish(FinishReason.STOP)
             self._state = _State.ENDED
-            answer = Answer(final.fold.parts(), finish.reason, finish.detail)
-            self._out.append(End(Finished(report, answer)))
+            self._out.append(commands.End(ending.finished(
+                self._request, self._catalog, self._diary, final, standing, self._now
+            )))  # fmt: skip
 
     def _on_settle_failed(self, attempt: int, detail: str) -> None:
-        self._unsettled.discard(attempt)
+        self._diary.unsettled.discard(attempt)
         if self._state is _State.SETTLING:
             self._fail(ErrorReason.LEDGER_UNAVAILABLE, f"the cost is not booked yet: {detail}")
 
     def _no_way(self, untriggered: str) -> None:
         """The walk found nothing: after a cut that is the cut's error (R23)."""
-        if self._cut is not None:
-            detail = f"{self._cut.detail}, and no other model could start over"
-            self._fail(ErrorReason.INTERRUPTED, detail)
-            return
         why = ending.no_way(self._diary, untriggered, self._now)
-        self._fail(why.reason, why.detail, why.retry_at_ms, why.metadata)
+        if self._cut is not None:
+            detail = f"{self._cut.detail}, and no other model could start over: {why.detail}"
+            why = NoWay(ErrorReason.INTERRUPTED, detail, why.retry_at_ms, why.metadata)
+        self._end_without(why)
 
-    def _fail(
-        self, reason: ErrorReason, detail: str, retry_at_ms: int | None = None,
-        metadata: tuple[tuple[str, str], ...] = (),
-    ) -> None:  # fmt: skip
-        if self._state is _State.ENDED:
-            return
-        self._state = _State.ENDED
-        report = ending.report(
-            self._request, self._catalog, self._diary, self._now,
-            earliest_ms=retry_at_ms, failed=detail,
-        )  # fmt: skip
-        self._out.append(End(Failed(reason, detail, report, retry_at_ms, metadata)))
+    def _fail(self, reason: ErrorReason, detail: str) -> None:
+        self._end_without(NoWay(reason, detail))
+
+    def _end_without(self, why: NoWay) -> None:
+        if self._state is not _State.ENDED:
+            self._state = _State.ENDED
+            self._out.append(commands.End(ending.failed(
+                self._request, self._catalog, self._diary, why, self._now
+            )))  # fmt: skip

@@ -326,5 +326,8 @@ class Catalog:
 
     def task_type(self, name: str) -> TaskType:
         """Resolve a type's name or usual spelling; anything else is ``other`` (R2)."""
+        known = self.task_types.get(name)
+        if known is not None:
+            return known
         word = name.strip().lower().replace("_", "-")
         return self.task_types.get(self.type_aliases.get(word, word), self.other_type)

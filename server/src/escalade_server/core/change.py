@@ -3,7 +3,7 @@
 from escalade_server.core import walk
 from escalade_server.core.assess import FirstLook
 from escalade_server.core.catalog import Layer, Model
-from escalade_server.core.ending import Diary
+from escalade_server.core.diary import Diary
 from escalade_server.core.facts import (
     Alert,
     AlertKind,
@@ -79,7 +79,7 @@ def _last_failed(diary: Diary, layer: str) -> AttemptRecord | None:
 
 
 def _reason_of(failed: AttemptRecord) -> EscalationReason:
-    if failed.failure is None:
+    if failed.status is AttemptStatus.REJECTED or failed.failure is None:
         return EscalationReason.QUALITY
     return walk.FAILURE_REASON[failed.failure]
 

@@ -29,8 +29,7 @@ class Candidate(NamedTuple):
         return self.tokens if counter.unit is Unit.TOKENS else self.nanos
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(NamedTuple):
     """Take the first candidate with room in all its counters, atomically (P20).
 
     ``reservation_id`` is the idempotency key: the same id twice is one reservation (S13).
@@ -42,8 +41,7 @@ class Reserve:
     candidates: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CallModel:
+class CallModel(NamedTuple):
     """Call the reserved model. Answer: ``ChunkArrived`` ..., then one ending."""
 
     attempt: int
@@ -58,23 +56,20 @@ class CancelCall:
     drain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(NamedTuple):
     """Pass deltas of the current attempt on to the caller."""
 
     attempt: int
     deltas: tuple[Delta, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(NamedTuple):
     """Tell the caller and the observers a fact."""
 
     fact: Fact
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     """Book an attempt: release what it holds and add what it used (quotas C5).
 
     ``requests``, ``tokens`` and ``nanos`` (list value) are what the counters get, in the windows
@@ -101,16 +96,14 @@ class SetBench:
     bench: Bench
 
 
-@dataclass(frozen=True, slots=True)
-class ReportHealth:
+class ReportHealth(NamedTuple):
     """Tell the provider's circuit breaker how a call went."""
 
     provider: str
     ok: bool
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """The task has its one ending; the caller's stream closes with it."""
 
     outcome: Outcome

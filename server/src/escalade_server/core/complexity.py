@@ -10,7 +10,7 @@ of six decimals and single tokens are exact and a strict ``>`` is too.
 import re
 from typing import NamedTuple
 
-from escalade_server.core.catalog import Catalog, Comparison, ComplexityTrigger, Scoring
+from escalade_server.core.catalog import Catalog, Comparison, ComplexityTrigger, Scoring, TaskType
 from escalade_server.core.task import MICRO, Image, Reasoning, Request, Text, ToolCall, ToolResult
 
 UNITS_PER_MICRO = 5_000
@@ -22,18 +22,25 @@ BYTES_PER_TOKEN = 4
 """Rule of thumb for English text and code; only ever an estimate, never a bound."""
 
 # Checked in this order; the first that matches names the type. Verbs of asking, not topics.
-_TYPE_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("architecture", re.compile(r"\b(architect\w*|system design|design (a|an|the) \w+ (system|service|platform))\b", re.I)),  # noqa: E501 - one pattern a line reads better
-    ("refactor", re.compile(r"\b(refactor\w*|restructure|rewrite .{0,40}\b(module|code ?base))\b", re.I)),  # noqa: E501 - as above
-    ("debug", re.compile(r"\b(debug\w*|traceback|stack ?trace|bug|why (does|is|do) .{0,80}\b(fail|crash|hang|error)\w*|fix (the|this|a) .{0,30}(error|failure|test))\b", re.I)),  # noqa: E501 - as above
-    ("plan", re.compile(r"\b(plan|roadmap|outline|break .{0,30} into (steps|tasks))\b", re.I)),
-    ("generate", re.compile(r"\b(implement|generate|write (a|an|the|some)? ?.{0,30}(code|function|class|script|test|module|documentation|docs))\b", re.I)),  # noqa: E501 - as above
-    ("reason", re.compile(r"\b(prove|derive|step by step|reason (about|through))\b", re.I)),
-    ("parse", re.compile(r"\b(parse|extract|list (all|the|every))\b", re.I)),
-    ("format", re.compile(r"\b(format|convert|reformat|translate .{0,20} (to|into) (json|yaml|csv|markdown))\b", re.I)),  # noqa: E501 - as above
-    ("read", re.compile(r"\b(summari[sz]e|read|what does .{0,60} (do|say))\b", re.I)),
+_TYPE_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (name, re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE))
+    for name, pattern in (
+        ("architecture", r"architect\w*|design an? \w+ (?:system|service|platform)"),
+        ("refactor", r"refactor\w*|restructure|rewrite .{0,40}\b(?:module|code ?base)"),
+        ("debug", r"debug\w*|traceback|stack ?trace|bug|fix .{0,30}(?:error|failure|test)"),
+        ("debug", r"why (?:does|is|do) .{0,80}\b(?:fail|crash|hang|error)\w*"),
+        ("plan", r"plan|roadmap|outline|break .{0,30} into (?:steps|tasks)"),
+        ("generate", r"implement|generate"),
+        ("generate", r"write .{0,40}(?:code|function|class|script|test|module|documentation|docs)"),
+        ("reason", r"prove|derive|step by step|reason (?:about|through)"),
+        ("parse", r"parse|extract|list (?:all|the|every)"),
+        ("format", r"format|convert|reformat|translate .{0,20} to (?:json|yaml|csv|markdown)"),
+        ("read", r"summari[sz]e|read|what does .{0,60} (?:do|say)"),
+    )
 )
-_FILE_NAME = re.compile(r"\b[\w./-]+\.(?:py|go|js|ts|tsx|java|rs|c|h|cpp|rb|php|cs|sql|sh|ya?ml|toml|json|md)\b")  # noqa: E501 - one list
+_FILE_NAME = re.compile(
+    r"\b[\w./-]+\.(?:py|go|js|ts|tsx|java|rs|c|h|cpp|rb|php|cs|sql|sh|ya?ml|toml|json|md)\b"
+)
 _TEXT_LOOKED_AT = 20_000
 """Characters of the last message that the estimate reads: bounds its cost."""
 
@@ -51,7 +58,7 @@ class Score(NamedTuple):
 class Traits(NamedTuple):
     """Type, files and tokens of a task, stated or estimated (name of each, and why)."""
 
-    type: str
+    type: TaskType
     files: int
     tokens: int
     estimated: tuple[tuple[str, str], ...]
@@ -108,7 +115,7 @@ def input_bytes(request: Request) -> int:
 
 def images(request: Request) -> int:
     """Count the images of a request."""
-    return sum(isinstance(part, Image) for m in request.messages for part in m.parts)
+    return sum([isinstance(part, Image) for m in request.messages for part in m.parts])
 
 
 def _last_text(request: Request) -> str:
@@ -140,4 +147,4 @@ def traits(request: Request, catalog: Catalog, text_bytes: int) -> Traits:
         tokens = text_bytes // BYTES_PER_TOKEN
         if tokens:
             estimated.append(("tokens", f"{text_bytes} bytes of messages / {BYTES_PER_TOKEN}"))
-    return Traits(catalog.task_type(name).name, files, tokens, tuple(estimated))
+    return Traits(catalog.task_type(name), files, tokens, tuple(estimated))

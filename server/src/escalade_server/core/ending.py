@@ -1,17 +1,20 @@
 """How a task ends: its report, the sentence for people, and why there is no answer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from escalade_server.core import policy, words
+from escalade_server.core.attempt import Live
 from escalade_server.core.catalog import Catalog, Model
-from escalade_server.core.facts import ErrorReason, Escalated, EscalationReason
+from escalade_server.core.diary import Diary
+from escalade_server.core.events import Finish
+from escalade_server.core.experience import class_of
+from escalade_server.core.facts import ErrorReason, EscalationReason, Failed, Finished
 from escalade_server.core.failure import NEVER_MS, FailureClass
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.standing import Cause, Standing, VerdictClass
-from escalade_server.core.task import Request, Usage
+from escalade_server.core.task import FinishReason, Request, Usage
 from escalade_server.core.trace import (
-    Assessment,
+    Answer,
     AttemptRecord,
     AttemptStatus,
     Headroom,
@@ -20,40 +23,23 @@ from escalade_server.core.trace import (
 )
 
 
-@dataclass(slots=True)
-class Diary:
-    """What the cascade writes down on its way."""
-
-    assessment: Assessment
-    started_ms: int
-    layer_path: list[str]
-    attempts: list[AttemptRecord]
-    skips: dict[tuple[str, str], Skip]
-    escalations: list[Escalated]
-
-    def skip(self, skips: Sequence[Skip]) -> None:
-        """Keep the latest reason for each model."""
-        for skip in skips:
-            self.skips[skip.layer, skip.model.key if skip.model else ""] = skip
-
-
 @dataclass(frozen=True, slots=True)
 class NoWay:
     """Why the walk found nothing: the reason, in words, and when trying again can succeed."""
 
     reason: ErrorReason
     detail: str
-    retry_at_ms: int | None
-    metadata: tuple[tuple[str, str], ...]
+    retry_at_ms: int | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
-_USABLE = (VerdictClass.POLICY, VerdictClass.UNFIT, VerdictClass.REJECTED)
+_SHUT = (VerdictClass.POLICY, VerdictClass.UNFIT, VerdictClass.REJECTED)
 
 
 def no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
     """Say why no model is left, from the last verdicts of all models (DESIGN 6, R28)."""
     last = [s for s in diary.skips.values() if s.model is not None]
-    open_to = [s for s in last if s.verdict.cls not in _USABLE]
+    open_to = [s for s in last if s.verdict.cls not in _SHUT]
     instants = [
         s.verdict.until_ms
         for s in open_to
@@ -63,7 +49,7 @@ def no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
     consent = [s for s in last if s.verdict.cause is Cause.CONSENT]
     classes = {policy.effective(s.verdict) for s in open_to}
     tried = [a for a in diary.attempts if a.status is not AttemptStatus.OK]
-    down_here = any(policy.class_of(a.failure) is VerdictClass.DOWN for a in tried if a.failure)
+    down_here = any(class_of(a.failure) is VerdictClass.DOWN for a in tried if a.failure)
     why = "; ".join(_line(s) for s in last[:8])
     metadata = tuple((f"{s.layer}/{s.model.id}", s.verdict.cause.value) for s in last if s.model)
     if consent and retry_at is None:
@@ -101,6 +87,26 @@ def headroom(model: Model, standing: Standing, now_ms: int) -> tuple[Headroom, .
         else:
             rows.append(Headroom(counter, balance.spent, balance.held, balance.ends_ms))
     return tuple(rows)
+
+
+def finished(
+    request: Request, catalog: Catalog, diary: Diary, final: Live, standing: Standing, now_ms: int
+) -> Finished:
+    """End well: the answer of ``final``, with the room that is left after it."""
+    room = headroom(final.model, standing, now_ms)
+    finish = final.finish or Finish(FinishReason.STOP)
+    answer = Answer(final.fold.parts(), finish.reason, finish.detail)
+    return Finished(report(request, catalog, diary, now_ms, room=room), answer)
+
+
+def failed(
+    request: Request, catalog: Catalog, diary: Diary, why: NoWay, now_ms: int
+) -> Failed:
+    """End without an answer, with the precise reason and the instant to come back."""
+    told = report(
+        request, catalog, diary, now_ms, earliest_ms=why.retry_at_ms, failed=why.detail
+    )
+    return Failed(why.reason, why.detail, told, why.retry_at_ms, why.metadata)
 
 
 def report(

@@ -45,15 +45,13 @@ class Finish(NamedTuple):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """The task begins; ``standing`` is shared state at this instant."""
 
     standing: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
+class Reserved(NamedTuple):
     """The store took the candidate at ``position`` and passed the ``denials`` before it."""
 
     attempt: int
@@ -107,8 +105,7 @@ class AttemptFailed:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """The settlement of an attempt is durable."""
 
     attempt: int
@@ -128,8 +125,7 @@ class CallerLeft:
     """Cancelled, disconnected, or stopped by drain: nobody reads any more (P1, P3)."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimePassed:
+class TimePassed(NamedTuple):
     """``Cascade.wake_at_ms`` has come; ``standing`` is fresh."""
 
     standing: Standing

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from escalade_server.core.catalog import Model
 from escalade_server.core.failure import FailureClass
@@ -73,15 +74,13 @@ class ErrorReason(Enum):
     BUG = "bug"
 
 
-@dataclass(frozen=True, slots=True)
-class Assessed:
+class Assessed(NamedTuple):
     """The score and where the task starts."""
 
     assessment: Assessment
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
+class Selected(NamedTuple):
     """A model was reserved and is about to be called."""
 
     attempt: int
@@ -147,16 +146,14 @@ class Alert:
     model: Model | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(NamedTuple):
     """The task is answered, and what it cost is durable. ``answer`` for WHOLE delivery only."""
 
     report: Report
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """The task has no answer. ``retry_at_ms`` is when trying again can succeed, None if never.
 
     ``detail`` says what happened and what to do; ``metadata`` holds each variable of it (AIP-193).

@@ -25,17 +25,11 @@ class Room(Enum):
 
 
 class Amounts(NamedTuple):
-    """What one attempt holds or uses, in every unit that a counter may count."""
+    """What one attempt holds or uses; a counter of a unit takes the field at ``FIELD[unit]``."""
 
     requests: int
     tokens: int
     nanos: int
-
-    def of(self, unit: Unit) -> int:
-        """Answer the amount in one unit."""
-        if unit is Unit.REQUESTS:
-            return self.requests
-        return self.tokens if unit is Unit.TOKENS else self.nanos
 
     def minus(self, other: "Amounts") -> "Amounts":
         """Answer the difference; may be negative."""
@@ -54,6 +48,7 @@ class Amounts(NamedTuple):
         return self
 
 
+FIELD = {Unit.REQUESTS: 0, Unit.TOKENS: 1, Unit.NANOS: 2}
 NOTHING = Amounts(0, 0, 0)
 
 

@@ -1,12 +1,12 @@
 """What one request needs of any model: its bounds, features and limits. Computed once."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from escalade_server.core import complexity
-from escalade_server.core.catalog import Catalog, Feature, Model
+from escalade_server.core.catalog import Catalog, Feature, Model, TaskType
 from escalade_server.core.commands import Candidate
 from escalade_server.core.money import worst_cost_nanos
-from escalade_server.core.task import FormatKind, Request
+from escalade_server.core.task import Constraints, FormatKind, Request
 
 MESSAGE_TOKENS = 16
 """Envelope tokens per message, tool or schema on top of their bytes (quotas C2)."""
@@ -16,8 +16,10 @@ OUTPUT_TOKENS_FIRST = 512
 """Estimated output before a model has a running mean (R13)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+NO_LIMITS = Constraints()
+
+
+class Need(NamedTuple):
     """``input_bound`` can never be exceeded by the provider's count; ``input_estimate`` can."""
 
     input_bound: int
@@ -35,6 +37,8 @@ class Need:
     capabilities: frozenset[str]
     all_of: bool
     """The caller stated the capabilities: all of them; else any one suffices (R2)."""
+    restricted: bool
+    """The caller set any limit at all; spares the look at each for the many that do not."""
 
     def candidate(self, model: Model, output_mean: int | None) -> Candidate:
         """Bound one call of a model: what it may hold at most (C2, R13)."""
@@ -60,30 +64,34 @@ class Need:
 
 def layer_index(catalog: Catalog, name: str, default: int) -> int:
     """Index of a layer by name; ``default`` for an empty name. The edge refuses unknown ones."""
+    if not name:
+        return default
     return next((layer.index for layer in catalog.layers if layer.name == name), default)
 
 
 def _features(request: Request, image_count: int) -> frozenset[Feature]:
-    needed = set[Feature]()
+    needed = []
     if request.tools:
-        needed.add(Feature.TOOLS)
+        needed.append(Feature.TOOLS)
     if image_count:
-        needed.add(Feature.IMAGES)
+        needed.append(Feature.IMAGES)
     if request.response_format.kind is FormatKind.JSON_SCHEMA:
-        needed.add(Feature.JSON_SCHEMA)
+        needed.append(Feature.JSON_SCHEMA)
     return frozenset(needed)
 
 
-def need_of(request: Request, catalog: Catalog, type_name: str, text_bytes: int) -> Need:
-    """Work out what a request needs. ``type_name`` is canonical."""
+def need_of(request: Request, catalog: Catalog, task_type: TaskType, text_bytes: int) -> Need:
+    """Work out what a request needs."""
     limits, task = request.constraints, request.task
     image_count = complexity.images(request)
     envelope = MESSAGE_TOKENS * (len(request.messages) + len(request.tools) + 1)
     image_tokens = IMAGE_TOKENS_BOUND * image_count
-    stated = frozenset(catalog.capability_aliases.get(c, c) for c in task.capabilities)
+    aliases = catalog.capability_aliases
+    stated = frozenset([aliases.get(c, c) for c in task.capabilities])
+    estimate = text_bytes // complexity.BYTES_PER_TOKEN + envelope // 4 + image_tokens // 32
     return Need(
         input_bound=text_bytes + envelope + image_tokens,
-        input_estimate=text_bytes // complexity.BYTES_PER_TOKEN + envelope // 4 + image_tokens // 32,
+        input_estimate=estimate,
         output_bound=request.output_tokens_max or catalog.rules.output_tokens_default,
         features=_features(request, image_count),
         allowed=frozenset(limits.allowed_models),
@@ -94,6 +102,7 @@ def need_of(request: Request, catalog: Catalog, type_name: str, text_bytes: int)
         spend_limit_nanos=limits.spend_limit_nanos,
         lowest=layer_index(catalog, limits.lowest_layer, 0),
         highest=layer_index(catalog, limits.highest_layer, len(catalog.layers) - 1),
-        capabilities=stated or catalog.task_type(type_name).needs,
+        capabilities=stated or task_type.needs,
         all_of=bool(stated),
+        restricted=limits != NO_LIMITS or task.private,
     )

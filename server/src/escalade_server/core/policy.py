@@ -1,7 +1,7 @@
 """Pure choices: who is eligible and why not, in what order, and where a task starts."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from escalade_server.core import complexity, words
 from escalade_server.core.catalog import (
@@ -10,19 +10,23 @@ from escalade_server.core.catalog import (
     Comparison,
     ComplexityTrigger,
     Condition,
+    Counter,
     DataPolicy,
     Layer,
     LayerTrigger,
     Model,
     OnComplexity,
+    TaskType,
     Trigger,
     Unit,
 )
 from escalade_server.core.commands import Candidate
+from escalade_server.core.experience import Experience, class_of
 from escalade_server.core.failure import NEVER_MS, FailureClass
 from escalade_server.core.need import Need
 from escalade_server.core.standing import (
     OK,
+    Balance,
     Cause,
     CircuitState,
     Denial,
@@ -32,16 +36,6 @@ from escalade_server.core.standing import (
 )
 from escalade_server.core.trace import Clamp
 
-_RATE = frozenset({FailureClass.RATE_SHORT, FailureClass.QUOTA_WINDOW})
-_MONEY = frozenset({FailureClass.SPEND_CAP, FailureClass.BALANCE})
-
-
-def class_of(failure: FailureClass) -> VerdictClass:
-    """Class of verdict that a failure amounts to for other tasks (R5)."""
-    if failure in _RATE:
-        return VerdictClass.RATE
-    return VerdictClass.MONEY if failure in _MONEY else VerdictClass.DOWN
-
 
 def effective(verdict: Verdict) -> VerdictClass:
     """Class of a verdict for triggers: a tried model keeps the class of its failure (R5)."""
@@ -50,148 +44,156 @@ def effective(verdict: Verdict) -> VerdictClass:
     return verdict.cls
 
 
-@dataclass(slots=True)
-class Experience:
-    """What this one task has been through; the walk and the verdicts look at it."""
+class View(NamedTuple):
+    """What a verdict is made from: the need, the task's own experience, and shared state."""
 
-    tried: dict[int, Verdict] = field(default_factory=dict)
-    """By ``Model.position``."""
-    rejected_layers: set[int] = field(default_factory=set)
-    left_layers: set[int] = field(default_factory=set)
-    """Layers left for good: ``on_provider_outage: next_layer`` (R7)."""
-    out_providers: set[tuple[int, str]] = field(default_factory=set)
-    """Providers that failed in a layer: their other models there are skipped (R7)."""
-    context_floor: int = 0
-    """A window of this many tokens was too small."""
-    spent_nanos: int = 0
-    """List value of paid layers so far, uncertain attempts at their reserve (R15)."""
+    need: Need
+    seen: Experience
+    standing: Standing
+    now_ms: int
+    require: bool
+    """``capability_matching: require``."""
 
 
 def _policy(model: Model, layer: Layer, need: Need) -> Verdict | None:
-    if not need.lowest <= layer.index <= need.highest:
-        return Verdict(VerdictClass.POLICY, Cause.CONSTRAINT, "outside the layers the caller allows")
-    if need.free_only and layer.is_paid:
-        return Verdict(VerdictClass.POLICY, Cause.FREE_ONLY, "costs money; the caller is free-only")
+    """Limits of caller and strategy; nothing of it changes while the task runs."""
+    note, cause = "", Cause.CONSTRAINT
     names = {model.id, f"{model.provider}/{model.id}", model.key}
-    if need.denied and not need.denied.isdisjoint(names):
-        return Verdict(VerdictClass.POLICY, Cause.CONSTRAINT, "denied by the caller")
-    if need.allowed and need.allowed.isdisjoint(names):
-        return Verdict(VerdictClass.POLICY, Cause.CONSTRAINT, "not among the caller's models")
-    if layer.consent_required and need.consented.isdisjoint((layer.name, "*")):
-        return Verdict(VerdictClass.POLICY, Cause.CONSENT, f"{layer.name} needs the caller's consent")
-    if need.private and model.data is not DataPolicy.LOCAL:
-        return Verdict(VerdictClass.POLICY, Cause.DATA_POLICY, "the task is private, the model not local")
-    return None
+    if not need.lowest <= layer.index <= need.highest:
+        note = "outside the layers that the caller allows"
+    elif need.free_only and layer.is_paid:
+        note, cause = "costs money; the caller is free-only", Cause.FREE_ONLY
+    elif not need.denied.isdisjoint(names):
+        note = "denied by the caller"
+    elif need.allowed and need.allowed.isdisjoint(names):
+        note = "not among the caller's models"
+    elif layer.consent_required and need.consented.isdisjoint((layer.name, "*")):
+        note, cause = f"{layer.name} needs the caller's consent", Cause.CONSENT
+    elif need.private and model.data is not DataPolicy.LOCAL:
+        note, cause = "the task is private, the model is not local", Cause.DATA_POLICY
+    return Verdict(VerdictClass.POLICY, cause, note) if note else None
 
 
-def _fit(model: Model, need: Need, *, require: bool) -> Verdict | None:
+def _fit(model: Model, view: View) -> Verdict | None:
+    """What the model cannot do, whatever its quota."""
+    need, window, note, cause = view.need, model.context_tokens, "", Cause.CONTEXT_TOO_SMALL
     if not need.features <= model.features:
         missing = ", ".join(sorted(f.value for f in need.features - model.features))
-        return Verdict(VerdictClass.UNFIT, Cause.FEATURE_MISSING, f"has no {missing}")
-    window = model.context_tokens
-    if window is not None and need.input_estimate > window:
-        detail = f"about {need.input_estimate:,} tokens do not fit into {window:,}"
-        return Verdict(VerdictClass.UNFIT, Cause.CONTEXT_TOO_SMALL, detail)
-    if require and not need.matches(model):
-        return Verdict(VerdictClass.UNFIT, Cause.CAPABILITY_MISSING, "does not declare the capability")
-    return None
+        note, cause = f"has no {missing}", Cause.FEATURE_MISSING
+    elif window is not None and need.input_estimate > window:
+        note = f"about {need.input_estimate:,} tokens do not fit into {window:,}"
+    elif window is not None and window <= view.seen.context_floor:
+        note = f"its window of {window:,} tokens is too small"
+    elif view.require and not need.matches(model):
+        note, cause = "does not declare the capability", Cause.CAPABILITY_MISSING
+    return Verdict(VerdictClass.UNFIT, cause, note) if note else None
 
 
-def _in_this_task(
-    model: Model, layer: Layer, candidate: Candidate, need: Need, seen: Experience
-) -> Verdict | None:
-    if (tried := seen.tried.get(model.position)) is not None:
+def _in_this_task(model: Model, layer: Layer, seen: Experience) -> Verdict | None:
+    tried = seen.tried.get(model.position)
+    if tried is not None:
         return tried
     if layer.index in seen.rejected_layers:
-        return Verdict(VerdictClass.REJECTED, Cause.GATE_FAILED, "an answer of this layer failed its gate")
-    if layer.index in seen.left_layers or (layer.index, model.provider) in seen.out_providers:
         return Verdict(
-            VerdictClass.DOWN, Cause.FAILED_HERE, f"{model.provider} failed in this task",
-            failure=FailureClass.OUTAGE,
-        )  # fmt: skip
-    window = model.context_tokens
-    if seen.context_floor and window is not None and window <= seen.context_floor:
-        return Verdict(VerdictClass.UNFIT, Cause.CONTEXT_TOO_SMALL, f"window of {window:,} tokens")
-    limit = need.spend_limit_nanos
-    if limit is not None and layer.is_paid and seen.spent_nanos + candidate.nanos > limit:
-        detail = f"may cost {words.usd(candidate.nanos)}; the task may spend {words.usd(limit)}"
-        return Verdict(VerdictClass.MONEY, Cause.SPEND_LIMIT, detail, NEVER_MS)
+            VerdictClass.REJECTED, Cause.GATE_FAILED, "an answer of this layer failed its gate"
+        )
+    if layer.index in seen.left_layers or (layer.index, model.provider) in seen.out_providers:
+        note = f"{model.provider} failed in this task"
+        return Verdict(VerdictClass.DOWN, Cause.FAILED_HERE, note, None, FailureClass.OUTAGE)
     return None
 
 
 def _health(model: Model, standing: Standing, now_ms: int) -> Verdict | None:
-    absence = model.absence
-    if absence is not None:
-        no_key = absence.kind is AbsenceKind.NO_KEY
-        cause = Cause.NO_KEY if no_key else Cause.NOT_BUILT
-        return Verdict(VerdictClass.DOWN, cause, absence.detail, NEVER_MS)
-    if standing.benches:
-        for key in (model.key, model.account_key, model.provider):
-            bench = standing.benches.get(key)
-            if bench is not None and bench.until_ms > now_ms:
-                return Verdict(
-                    class_of(bench.cls), Cause.COOLDOWN, bench.detail, bench.until_ms, bench.cls
-                )
-    if standing.circuits:
-        circuit = standing.circuits.get(model.provider)
-        if circuit is not None and circuit.state is CircuitState.OPEN and circuit.until_ms > now_ms:
-            detail = f"{model.provider} keeps failing; it is probed again soon"
-            return Verdict(
-                VerdictClass.DOWN, Cause.CIRCUIT_OPEN, detail, circuit.until_ms, FailureClass.OUTAGE
-            )
+    for key in (model.key, model.account_key, model.provider) if standing.benches else ():
+        bench = standing.benches.get(key)
+        if bench is not None and bench.until_ms > now_ms:
+            cls = class_of(bench.cls)
+            return Verdict(cls, Cause.COOLDOWN, bench.detail, bench.until_ms, bench.cls)
+    circuit = standing.circuits.get(model.provider)
+    if circuit is not None and circuit.state is CircuitState.OPEN and circuit.until_ms > now_ms:
+        note, until = f"{model.provider} keeps failing; it is probed again soon", circuit.until_ms
+        return Verdict(VerdictClass.DOWN, Cause.CIRCUIT_OPEN, note, until, FailureClass.OUTAGE)
     return None
 
 
-def _room(candidate: Candidate, standing: Standing, now_ms: int) -> Verdict | None:
-    balances = standing.balances
+def _room(candidate: Candidate, view: View) -> Verdict | None:
+    """Ask every counter that the call would touch; the store asks again, atomically."""
+    balances, now_ms = view.standing.balances, view.now_ms
     for counter in candidate.model.counters:
-        amount = candidate.amount(counter)
-        limit = counter.limit
-        money = counter.unit is Unit.NANOS
-        if amount > limit or not limit:
-            whole = words.usd(limit) if money else f"{limit:,} {counter.unit.value}"
-            detail = f"needs {words.usd(amount) if money else f'{amount:,}'} of {whole} in all"
-            return Verdict(VerdictClass.UNFIT, Cause.NEVER_FITS, detail, NEVER_MS)
+        amount, limit = candidate.amount(counter), counter.limit
         balance = balances.get(counter.key)
-        if balance is None or balance.ends_ms <= now_ms:
-            continue
-        if balance.spent + balance.held + amount > limit:
-            detail = words.used(counter, balance)
-            if balance.spent + amount <= limit:
-                return Verdict(VerdictClass.HELD, Cause.HELD, detail)
-            cause = Cause.CAP_SPENT if money else Cause.WINDOW_FULL
-            cls = VerdictClass.MONEY if money else VerdictClass.RATE
-            return Verdict(cls, cause, detail, balance.ends_ms)
+        live = balance is not None and balance.ends_ms > now_ms
+        if amount > limit or not limit:
+            whole = words.usd(limit) if counter.unit is Unit.NANOS else f"{limit:,}"
+            note = f"one call needs more than the whole of {whole} ({counter.label})"
+            return Verdict(VerdictClass.UNFIT, Cause.NEVER_FITS, note, NEVER_MS)
+        if balance is not None and live and balance.spent + balance.held + amount > limit:
+            held_only = balance.spent + amount <= limit
+            return _full(counter, balance, held_only=held_only)
+    limit_nanos = view.need.spend_limit_nanos
+    if limit_nanos is not None and candidate.model.is_paid:
+        if view.seen.spent_nanos + candidate.nanos > limit_nanos:
+            worst, most = words.usd(candidate.nanos), words.usd(limit_nanos)
+            note = f"may cost {worst}; the task may spend {most}"
+            return Verdict(VerdictClass.MONEY, Cause.SPEND_LIMIT, note, NEVER_MS)
     return None
 
 
-def judge(
-    candidate: Candidate, layer: Layer, need: Need, seen: Experience, standing: Standing,
-    now_ms: int, *, require: bool,
-) -> Verdict:  # fmt: skip
-    """Say what stands against a model for this task, the most lasting reason first (R5)."""
-    model = candidate.model
-    return (
-        _policy(model, layer, need)
-        or _fit(model, need, require=require)
-        or _in_this_task(model, layer, candidate, need, seen)
-        or _health(model, standing, now_ms)
-        or _room(candidate, standing, now_ms)
-        or OK
-    )
+def _full(counter: Counter, balance: Balance, *, held_only: bool) -> Verdict:
+    used = balance.spent + balance.held
+    if held_only:
+        return Verdict(VerdictClass.HELD, Cause.HELD, "", None, None, counter, used)
+    if counter.unit is Unit.NANOS:
+        cls, cause = VerdictClass.MONEY, Cause.CAP_SPENT
+    else:
+        cls, cause = VerdictClass.RATE, Cause.WINDOW_FULL
+    return Verdict(cls, cause, "", balance.ends_ms, None, counter, used)
+
+
+def _window_full(model: Model, view: View) -> Verdict | None:
+    """See quickly that a window of requests is full, without working out the call's bounds."""
+    balances = view.standing.balances
+    for counter in model.counters:
+        if counter.unit is Unit.REQUESTS:
+            balance = balances.get(counter.key)
+            full = balance is not None and 0 < counter.limit <= balance.spent
+            if balance is not None and full and balance.ends_ms > view.now_ms:
+                return _full(counter, balance, held_only=False)
+    return None
+
+
+def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | None]:
+    """Say what stands against a model for this task, the most lasting reason first (R5).
+
+    A model that is ``ok`` comes with its candidate. The checks that most tasks do not need are
+    behind a test of their own: this is asked for every model of every layer that is passed.
+    """
+    need, seen, standing, now_ms, _ = view
+    verdict: Verdict | None = None
+    if need.restricted or layer.consent_required:
+        verdict = _policy(model, layer, need)
+    verdict = verdict or _fit(model, view)
+    if verdict is None and seen.eventful:
+        verdict = _in_this_task(model, layer, seen)
+    if verdict is None and model.absence is not None:
+        cause = Cause.NO_KEY if model.absence.kind is AbsenceKind.NO_KEY else Cause.NOT_BUILT
+        verdict = Verdict(VerdictClass.DOWN, cause, model.absence.detail, NEVER_MS)
+    if verdict is None and (standing.benches or standing.circuits):
+        verdict = _health(model, standing, now_ms)
+    verdict = verdict or _window_full(model, view)
+    if verdict is not None:
+        return verdict, None
+    candidate = need.candidate(model, standing.output_means.get(model.key))
+    return _room(candidate, view) or OK, candidate
 
 
 def _denied(denial: Denial, model: Model) -> Verdict:
     """Turn the store's own refusal into a verdict; it beats what we thought we knew."""
     counter = next(c for c in model.counters if c.key == denial.counter_key)
-    detail = words.used(counter, denial.balance)
     if denial.never_fits:
-        return Verdict(VerdictClass.UNFIT, Cause.NEVER_FITS, detail, NEVER_MS)
-    if denial.held_only:
-        return Verdict(VerdictClass.HELD, Cause.HELD, detail)
-    if counter.unit is Unit.NANOS:
-        return Verdict(VerdictClass.MONEY, Cause.CAP_SPENT, detail, denial.balance.ends_ms)
-    return Verdict(VerdictClass.RATE, Cause.WINDOW_FULL, detail, denial.balance.ends_ms)
+        note = f"one call needs more than the whole of {counter.label}"
+        return Verdict(VerdictClass.UNFIT, Cause.NEVER_FITS, note, NEVER_MS)
+    return _full(counter, denial.balance, held_only=denial.held_only)
 
 
 def refused(
@@ -202,11 +204,11 @@ def refused(
     return {d.position: _denied(d, models[d.position]) for d in denials}
 
 
-def ranked(layer: Layer, need: Need) -> Iterator[Model]:
+def ranked(layer: Layer, need: Need) -> Iterable[Model]:
     """Order a layer: models that declare what the task needs, then the rest, in file order."""
     if not need.capabilities:
-        return iter(layer.models)
-    return iter(sorted(layer.models, key=lambda model: not need.matches(model)))
+        return layer.models
+    return sorted(layer.models, key=lambda model: not need.matches(model))
 
 
 def condition_holds(condition: Condition, verdicts: list[Verdict]) -> bool:
@@ -241,10 +243,10 @@ def jump_target(catalog: Catalog, units: int) -> int:
     return 0
 
 
-def capability_start(catalog: Catalog, need: Need, type_name: str) -> int:
+def capability_start(catalog: Catalog, need: Need, kind: TaskType) -> int:
     """Index of the first layer in which a model declares what the task needs (R1)."""
     last = len(catalog.layers) - 1
-    pinned = catalog.task_type(type_name).start
+    pinned = kind.start
     if pinned is not None:
         return last if pinned < 0 else min(pinned - 1, last)
     if need.capabilities:
@@ -256,14 +258,16 @@ def capability_start(catalog: Catalog, need: Need, type_name: str) -> int:
 
 def admits(layer: Layer, need: Need) -> bool:
     """Tell whether the caller's limits let any model of a layer be used at all."""
+    if not need.restricted and not layer.consent_required:
+        return True
     return any(_policy(model, layer, need) is None for model in layer.models)
 
 
 def start(
-    catalog: Catalog, need: Need, type_name: str, units: int
+    catalog: Catalog, need: Need, kind: TaskType, units: int
 ) -> tuple[int, int, Clamp | None]:
     """Say where a task starts: index of the start, of the score's target, and what clamped it."""
-    target, begin = jump_target(catalog, units), capability_start(catalog, need, type_name)
+    target, begin = jump_target(catalog, units), capability_start(catalog, need, kind)
     if target and catalog.rules.on_complexity is OnComplexity.NEXT_LAYER:
         target = min(begin + 1, len(catalog.layers) - 1)
     wanted, clamped = max(target, begin), None
@@ -271,7 +275,8 @@ def start(
         wanted, clamped = need.lowest, Clamp.LOWEST_LAYER
     elif wanted > need.highest:
         wanted, clamped = need.highest, Clamp.HIGHEST_LAYER
-    index = next((i for i in range(wanted, -1, -1) if admits(catalog.layers[i], need)), wanted)
+    down = range(wanted, -1, -1)
+    index = next((i for i in down if admits(catalog.layers[i], need)), wanted)
     if index != wanted:
         clamped = _clamp_of(catalog.layers[index + 1], need)
     return index, target, clamped

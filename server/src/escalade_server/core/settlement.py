@@ -1,6 +1,6 @@
 """What an attempt is booked with when it ends, however it ends (quotas C5, R13, R15)."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from escalade_server.core.attempt import Live
 from escalade_server.core.catalog import Billing, Model, Unit
@@ -20,8 +20,7 @@ IN_FLIGHT_TOKENS = 256
 """Output a provider may have made and billed that had not reached us when a stream broke."""
 
 
-@dataclass(frozen=True, slots=True)
-class Booking:
+class Booking(NamedTuple):
     """The figures of a settlement; ``hold`` keeps the reserve until the doubt is over."""
 
     requests: int

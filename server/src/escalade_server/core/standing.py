@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from escalade_server.core import words
+from escalade_server.core.catalog import Counter
 from escalade_server.core.failure import FailureClass
 
 
@@ -102,19 +104,26 @@ class Cause(Enum):
     TRIGGER_NOT_MET = "trigger_not_met"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What stands for or against one model for one task, at one instant.
 
     ``until_ms`` is when it may change by itself: None when not known, NEVER_MS when never.
-    ``failure`` is set for cooldowns and tried models.
+    ``failure`` is set for cooldowns and tried models, ``counter`` and ``used`` where a counter is
+    in the way: the words for it are made only when somebody reads them.
     """
 
     cls: VerdictClass
     cause: Cause = Cause.NONE
-    detail: str = ""
+    note: str = ""
     until_ms: int | None = None
     failure: FailureClass | None = None
+    counter: Counter | None = None
+    used: int = 0
+
+    @property
+    def detail(self) -> str:
+        """Say it in words."""
+        return words.used(self.counter, self.used) if self.counter and not self.note else self.note
 
 
 OK = Verdict(VerdictClass.OK)

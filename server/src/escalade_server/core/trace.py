@@ -1,7 +1,7 @@
 """The record of a task: what was assessed, what was tried, why, and what it cost."""
 
-from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from escalade_server.core.catalog import Counter, Model
 from escalade_server.core.failure import FailureClass
@@ -19,8 +19,7 @@ class Clamp(Enum):
     DATA = "data"
 
 
-@dataclass(frozen=True, slots=True)
-class Assessment:
+class Assessment(NamedTuple):
     """The complexity of a task. Points in micro; the three parts add up to ``uncapped_micro``."""
 
     score_micro: int
@@ -42,8 +41,7 @@ class Assessment:
     """Which limit moved the start away from where the task would begin (R1)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(NamedTuple):
     """One model (or a whole layer, without a model) that was passed over, with its reason."""
 
     layer: str
@@ -64,8 +62,7 @@ class AttemptStatus(Enum):
     NOT_SENT = "not_sent"
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class AttemptRecord(NamedTuple):
     """One call of one model. Instants in Unix ms; ``first_delta_ms`` 0 when there was none."""
 
     number: int
@@ -87,8 +84,7 @@ class AttemptRecord:
     basis: Basis
 
 
-@dataclass(frozen=True, slots=True)
-class Headroom:
+class Headroom(NamedTuple):
     """Room left in one counter after the task."""
 
     counter: Counter
@@ -97,8 +93,7 @@ class Headroom:
     resets_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """Everything about a task, given with its ending (DESIGN 6)."""
 
     request_id: str
@@ -123,10 +118,9 @@ class Report:
     earliest_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole answer, for ``Delivery.WHOLE``."""
 
-    parts: tuple[Part, ...] = field(default=())
+    parts: tuple[Part, ...] = ()
     finish: FinishReason = FinishReason.STOP
     finish_detail: str = ""

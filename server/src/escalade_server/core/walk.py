@@ -10,14 +10,16 @@ Rules of the file:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from escalade_server.core import policy
 from escalade_server.core.catalog import Catalog, Layer, Model, OnRateLimit
 from escalade_server.core.commands import Candidate
+from escalade_server.core.experience import Experience
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.failure import FailureClass
 from escalade_server.core.need import Need
-from escalade_server.core.standing import Cause, Standing, Verdict, VerdictClass
+from escalade_server.core.standing import OK, Cause, Standing, Verdict, VerdictClass
 from escalade_server.core.trace import Skip
 
 SHORT_WAIT_MS = 2_000
@@ -79,8 +81,7 @@ def reason_of(verdict: Verdict) -> EscalationReason:
     return CAUSE_REASON[verdict.cause]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Try these candidates, in order; ``skips`` were passed over to get here."""
 
     layer: Layer
@@ -120,7 +121,7 @@ class Walk:
     units: int
     origin: int
     may_downgrade: bool
-    seen: policy.Experience
+    seen: Experience
     hold_until_ms: int | None = None
     """End of the patience with holds; starts with the first look that finds only holds."""
     waited_short: bool = False
@@ -134,17 +135,14 @@ class Walk:
         return up + list(range(self.origin - 1, -1, -1)) if self.may_downgrade else up
 
     def survey(
-        self, layer: Layer, standing: Standing, now_ms: int, denied: Mapping[int, Verdict]
-    ) -> list[tuple[Candidate, Verdict]]:
+        self, layer: Layer, view: policy.View, denied: Mapping[int, Verdict]
+    ) -> list[tuple[Model, Verdict, Candidate | None]]:
         """Judge every model of a layer, in the order of preference."""
-        require = self.catalog.rules.require_capability
         judged = []
         for model in policy.ranked(layer, self.need):
-            candidate = self.need.candidate(model, standing.output_means.get(model.key))
-            verdict = denied.get(model.position) or policy.judge(
-                candidate, layer, self.need, self.seen, standing, now_ms, require=require
-            )
-            judged.append((candidate, verdict))
+            refused = denied.get(model.position) if denied else None
+            verdict, candidate = (refused, None) if refused else policy.judge(model, layer, view)
+            judged.append((model, verdict, candidate))
         return judged
 
     def step(
@@ -152,12 +150,16 @@ class Walk:
     ) -> Step:
         """Find the next candidates; ``denied`` is what the store has just refused."""
         denied = denied or {}
+        require = self.catalog.rules.require_capability
+        view = policy.View(self.need, self.seen, standing, now_ms, require)
         order, skips, untriggered = self.order, list[Skip](), ""
         surveyed: dict[str, list[Verdict]] = {}
         for place in range(self.at, len(order)):
             layer = self.catalog.layers[order[place]]
+            if layer.index < max(self.seen.rejected_layers, default=0):
+                continue  # never below a layer whose answer failed a gate (R10)
             if place > self.at and layer.index > self.origin and layer.triggers:
-                self._survey_sources(layer, standing, now_ms, surveyed)
+                self._survey_sources(layer, view, surveyed)
                 if not any(policy.trigger_holds(t, self.units, surveyed) for t in layer.triggers):
                     untriggered = _untriggered(layer)
                     verdict = Verdict(
@@ -165,13 +167,14 @@ class Walk:
                     )
                     skips.append(Skip(layer.name, None, verdict))
                     continue
-            judged = self.survey(layer, standing, now_ms, denied)
-            surveyed[layer.name] = [verdict for _, verdict in judged]
-            good = tuple(c for c, v in judged if v.cls is VerdictClass.OK)
-            skips.extend(skip(c.model, v) for c, v in judged if v.cls is not VerdictClass.OK)
+            judged = self.survey(layer, view, denied)
+            surveyed[layer.name] = [verdict for _, verdict, _ in judged]
+            good = tuple([c for _, v, c in judged if c is not None and v is OK])
+            skips += [Skip(layer.name, model, v) for model, v, _ in judged if v is not OK]
             if good:
                 self.at = place
-                return Choice(layer, good, tuple(skips), self._others(place + 1, standing, now_ms))
+                others = len(good) > 1 or self._others(place + 1, view)
+                return Choice(layer, good, tuple(skips), others)
             pause = self._stay(layer, surveyed[layer.name], now_ms)
             if pause is not None:
                 self.at = place
@@ -181,14 +184,14 @@ class Walk:
         return DeadEnd(untriggered, tuple(skips))
 
     def _survey_sources(
-        self, layer: Layer, standing: Standing, now_ms: int, surveyed: dict[str, list[Verdict]]
+        self, layer: Layer, view: policy.View, surveyed: dict[str, list[Verdict]]
     ) -> None:
         """Judge the layers that a trigger asks about and the walk has not come through."""
         for source in self.catalog.layers:
             asked = any(getattr(t, "layer", None) == source.name for t in layer.triggers)
             if asked and source.name not in surveyed:
-                judged = self.survey(source, standing, now_ms, {})
-                surveyed[source.name] = [verdict for _, verdict in judged]
+                judged = self.survey(source, view, {})
+                surveyed[source.name] = [verdict for _, verdict, _ in judged]
 
     def _stay(self, layer: Layer, verdicts: list[Verdict], now_ms: int) -> Pause | None:
         """Wait a moment rather than leave the layer, if that can help (R8, R14)."""
@@ -221,18 +224,14 @@ class Walk:
         stay = self.catalog.rules.on_rate_limit is OnRateLimit.NEXT_MODEL
         return stay and any(policy.effective(v) is VerdictClass.RATE for v in verdicts)
 
-    def _others(self, place: int, standing: Standing, now_ms: int) -> bool:
+    def _others(self, place: int, view: policy.View) -> bool:
         """Tell whether a layer from this place on has a model that could be tried."""
-        require = self.catalog.rules.require_capability
-        return any(
-            policy.judge(
-                self.need.candidate(model, None), layer, self.need, self.seen, standing, now_ms,
-                require=require,
-            ).cls is VerdictClass.OK
-            for index in self.order[place:]
-            for layer in (self.catalog.layers[index],)
-            for model in layer.models
-        )  # fmt: skip
+        for index in self.order[place:]:
+            layer = self.catalog.layers[index]
+            for model in layer.models:
+                if policy.judge(model, layer, view)[0] is OK:
+                    return True
+        return False
 
 
 def skip(model: Model, verdict: Verdict) -> Skip:

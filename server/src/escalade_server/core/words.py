@@ -2,7 +2,6 @@
 
 from escalade_server.core.catalog import Counter, Period, Unit
 from escalade_server.core.money import NANOS_PER_USD
-from escalade_server.core.standing import Balance
 
 _THIS = {
     Period.SECOND: "in this second",
@@ -26,9 +25,8 @@ def points(micro: int) -> str:
     return f"{micro / 1_000_000:.1f}"
 
 
-def used(counter: Counter, balance: Balance) -> str:
+def used(counter: Counter, total: int) -> str:
     """Say how much of a counter is used: ``50 of 50 requests today``."""
-    total = balance.spent + balance.held
     if counter.unit is Unit.NANOS:
         return f"{usd(total)} of {usd(counter.limit)} {_THIS[counter.period]}"
     return f"{total:,} of {counter.limit:,} {counter.unit.value} {_THIS[counter.period]}"

@@ -27,10 +27,9 @@ from escalade_server.core.commands import (
 from escalade_server.core.events import (
     AttemptFailed,
     CallerLeft,
-    ChunkArrived,
     Event,
-    SettleFailed,
     Settled,
+    SettleFailed,
     Started,
     StoreFailed,
     StreamEnded,

@@ -222,10 +222,10 @@ def fitting(pieces: Sequence[str], room_bytes: int) -> tuple[tuple[str, ...], in
 
 def split(text: str, pieces: int | None) -> tuple[str, ...]:
     """Text as one piece a word (spaces stay with the word before), or about evenly as `pieces`."""
-    if not text:
-        return ()
-    words = text.split(" ")
-    words[:-1] = [f"{word} " for word in words[:-1]]
+    words = [f"{word} " for word in text.split(" ")]
+    words[-1] = words[-1][:-1]  # no space stands after the last word
+    if not words[-1]:
+        words.pop()
     if pieces is None or pieces >= len(words):
         return tuple(words)
     edges = [len(words) * place // pieces for place in range(pieces + 1)]

@@ -1,7 +1,7 @@
 """The simulator: one HTTP server that is many vendors, and what controls it.
 
-The order in which a request can fail is a vendor's: connection (outage), key, body, model,
-scripted fault, context window, quotas, concurrency. Only then is it answered, counted and billed.
+The order in which a request can fail is a vendor's: key, body, model, then outage or scripted
+fault, context window, quotas, concurrency. Only then is it answered, counted and billed.
 """
 
 from __future__ import annotations
@@ -220,7 +220,9 @@ class Simulator:
         """A request to a vendor, up to the point where its model is known."""
         request = exchange.request
         authorized = provider.lets_in(request.headers.get("authorization", ""))
-        if request.method == "GET" and path == "models" and authorized and not provider.outage:
+        if request.method == "GET" and path == "models" and authorized:
+            if provider.outage is not None:
+                exchange.reset()
             body = provider.dialect.models(list(provider.models), provider.name)
             return web.Response(body=body, content_type=JSON_TYPE)
         nobody = provider.tally("")

@@ -38,6 +38,7 @@ STATE_CHARS_MAX: Final = 1 << 20
 
 _DONE: Final = b"[DONE]"
 _BOM: Final = b"\xef\xbb\xbf"
+_NULL: Final = Raw(b"null")
 _WORD: Final = re.compile(r"[a-z_]{1,32}")
 _R = FinishReason
 _FINISHES: Final = {
@@ -76,29 +77,29 @@ class _Delta(Struct, gc=False):
 class _Choice(Struct, gc=False):
     delta: _Delta | None = None
     finish_reason: str | None = None
-    error: Raw | None = None
+    error: Raw = _NULL
     index: int = 0
 
 
 class _Chunk(Struct, gc=False):
     choices: list[_Choice] | None = None
     model: str | None = None
-    usage: Raw | None = None
-    error: Raw | None = None
+    usage: Raw = _NULL
+    error: Raw = _NULL
 
 
 class _WholeChoice(Struct, gc=False):
     message: _Delta | None = None
     finish_reason: str | None = None
-    error: Raw | None = None
+    error: Raw = _NULL
     index: int = 0
 
 
 class _Whole(Struct, gc=False):
     choices: list[_WholeChoice] | None = None
     model: str | None = None
-    usage: Raw | None = None
-    error: Raw | None = None
+    usage: Raw = _NULL
+    error: Raw = _NULL
 
 
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
@@ -224,17 +225,13 @@ class OpenAIDecoder:
 
     def _take(self) -> ChunkArrived | None:
         """Hand over what has gathered since the last time."""
-        if not (self._deltas or self._finish or self._usage or self._model):
-            return None
-        chunk = ChunkArrived(
-            self._attempt,
-            tuple(self._deltas),
-            self._finish,
-            self._usage,
-            self._model,
-            self._cost_nanos,
-        )
+        deltas = tuple(self._deltas)
         self._deltas.clear()
+        if not (self._finish or self._usage or self._model):
+            return ChunkArrived(self._attempt, deltas) if deltas else None
+        chunk = ChunkArrived(
+            self._attempt, deltas, self._finish, self._usage, self._model, self._cost_nanos
+        )
         self._finish = self._usage = self._cost_nanos = None
         self._model = ""
         return chunk
@@ -247,14 +244,22 @@ class OpenAIDecoder:
         except ValueError:
             self._break("an event that is not JSON as agreed", "invalid_json")
             return
-        for choice in chunk.choices or ():
+        choices = chunk.choices
+        for choice in choices or ():
             # We ask for one answer; of several, none may be spliced into it (U28).
             if choice.index == 0 and not self._is_whole:
                 if choice.delta is not None:
                     self._said(choice.delta)
-                if choice.finish_reason is not None or choice.error is not None:
+                if choice.finish_reason is not None or choice.error != _NULL:
                     self._ends(choice.finish_reason, choice.error)
-        self._rest(chunk, frame)
+        if (
+            chunk.model != self._answering
+            or not choices
+            or chunk.usage != _NULL
+            or chunk.error != _NULL
+            or self._broken is not None
+        ):
+            self._rest(chunk, frame)
 
     def _whole(self, body: bytes) -> None:
         """Take a body that is one JSON text."""
@@ -268,7 +273,7 @@ class OpenAIDecoder:
                 for number, call in enumerate(choice.message.tool_calls or ()):
                     call.index = number
                 self._said(choice.message)
-            if choice.finish_reason is not None or choice.error is not None:
+            if choice.finish_reason is not None or choice.error != _NULL:
                 self._ends(choice.finish_reason, choice.error)
         self._rest(answer, body)
         if not answer.choices and self._failure is None:
@@ -276,14 +281,14 @@ class OpenAIDecoder:
 
     def _rest(self, told: _Chunk | _Whole, text: bytes) -> None:
         """Take what stands beside the choices: error, usage, the answering model."""
-        if told.error is not None or not told.choices:
+        if told.error != _NULL or not told.choices:
             # Rare, so a second look at the text costs nothing that counts.
             self._fail(text)
         if self._broken is not None and self._failure is None:
             self._judge(self._broken)
         if told.model and told.model != self._answering:
             self._answering = self._model = told.model
-        if told.usage is not None:
+        if told.usage != _NULL:
             usage = read_usage(told.usage, self._candidate)
             if usage is not None:
                 self._usage = usage
@@ -308,8 +313,9 @@ class OpenAIDecoder:
                 deltas.append(TextDelta(text))
         if delta.refusal:
             self._refused = True
-        for call in delta.tool_calls or ():
-            self._called(call)
+        if delta.tool_calls:
+            for call in delta.tool_calls:
+                self._called(call)
 
     def _thought(self, text: str) -> None:
         deltas = self._deltas
@@ -350,9 +356,9 @@ class OpenAIDecoder:
             return next(known, last + 1)
         return max(last, 0)
 
-    def _ends(self, reason: str | None, error: Raw | None) -> None:
+    def _ends(self, reason: str | None, error: Raw) -> None:
         """Take a finish reason, or the error of a choice."""
-        if error is not None:
+        if error != _NULL:
             self._fail(b'{"error":' + bytes(error) + b"}")
         elif reason in _BREAKS:
             # The chunk's own error, if it has one, says more: `_rest` looks for it.

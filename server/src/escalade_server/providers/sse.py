@@ -118,13 +118,14 @@ class SseDecoder:
         rest = frames.pop()
         if self._data and frames:
             self._take_each(frames.pop(0) + b"\n\n", out)
+            if self.violation is not None:
+                return
         for frame in frames:
             if frame.startswith(b"data: ") and b"\n" not in frame:
                 out.append(frame[6:])
             else:
+                # No larger than a line may be, so it cannot break a bound.
                 self._take_each(frame + b"\n\n", out)
-                if self.violation is not None:
-                    return
         if rest:
             self._take_each(rest, out)
 

@@ -7,7 +7,7 @@ statements, because each statement gives the interpreter's lock away and may wai
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 from weakref import WeakValueDictionary
@@ -35,14 +35,15 @@ PURGE_ROWS = 1_000
 class _Upsert:
     """Writes many rows in few statements: 64 at a time while there are so many, then fewer."""
 
-    def __init__(self, table: str, columns: int, on_conflict: str) -> None:
+    def __init__(self, columns: int, sql: str) -> None:
+        """Take a statement in which ``$ROWS`` stands for the rows."""
         row = f"({', '.join('?' * columns)})"
         self._statements = [
-            (size, f"INSERT INTO {table} VALUES {', '.join([row] * size)} {on_conflict}")
-            for size in (64, 16, 4, 1)
+            (size, sql.replace("$ROWS", ", ".join([row] * size))) for size in (64, 16, 4, 1)
         ]
 
     def write(self, connection: apsw.Connection, rows: list[tuple[str | int, ...]]) -> None:
+        """Insert the rows, or change those that are there."""
         begin = 0
         for size, statement in self._statements:
             while len(rows) - begin >= size:
@@ -52,16 +53,20 @@ class _Upsert:
 
 
 _RESERVATIONS = _Upsert(
-    "reservations",
     14,
-    "ON CONFLICT (number) DO UPDATE SET state = excluded.state,"
-    " resolve_at_ms = excluded.resolve_at_ms, used_requests = excluded.used_requests,"
-    " used_tokens = excluded.used_tokens, used_nanos = excluded.used_nanos",
+    """
+INSERT INTO reservations VALUES $ROWS
+ON CONFLICT (number) DO UPDATE SET state = excluded.state, resolve_at_ms = excluded.resolve_at_ms,
+  used_requests = excluded.used_requests, used_tokens = excluded.used_tokens,
+  used_nanos = excluded.used_nanos
+""",
 )
 _WINDOWS = _Upsert(
-    "windows",
     6,
-    "ON CONFLICT (counter, starts_ms) DO UPDATE SET spent = excluded.spent, held = excluded.held",
+    """
+INSERT INTO windows VALUES $ROWS
+ON CONFLICT (counter, starts_ms) DO UPDATE SET spent = excluded.spent, held = excluded.held
+""",
 )
 _PUT_BENCH = "INSERT OR REPLACE INTO benches VALUES (?, ?, ?, ?)"
 _RESERVATION = """
@@ -110,8 +115,14 @@ class Account:
     key: str
     unit: Unit
     period: Period
-    sliding: bool
     live: list[Row]
+    column: int = field(init=False)
+    """Which of an attempt's amounts it counts."""
+    sliding: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.column = ledger.FIELD[self.unit]
+        self.sliding = slides(self.period)
 
 
 @dataclass(slots=True)
@@ -234,7 +245,7 @@ class Books:
 
     # ---------------------------------------------------------------------------- the orders
 
-    def reserve(self, order: Reserve, now_ms: int) -> Reserved | tuple[Denial, ...]:
+    def reserve(self, order: Reserve, now_ms: int) -> Reserved | list[Denial]:
         """Hold the first candidate with room everywhere; else say why not, one by one (P20).
 
         Raises:
@@ -252,7 +263,7 @@ class Books:
                 self._hold(order.reservation_id, candidate, tuple(rows), tuple(denials))
                 return Reserved(order.attempt, candidate.model.position, tuple(denials))
             denials.append(denial)
-        return tuple(denials)
+        return denials
 
     def settle(self, order: Settle, now_ms: int) -> None:
         """Book a reservation in its windows of admission (T1); an unknown id holds nothing.
@@ -308,7 +319,7 @@ class Books:
         reserved = ledger.bounds(candidate).checked()
         model = candidate.model
         for row in rows:
-            self._put(row, ledger.hold(row.balance, reserved.of(row.account.unit)))
+            self._put(row, ledger.hold(row.balance, reserved[row.account.column]))
         windows = " ".join([f"{row.account.id}:{row.starts_ms}" for row in rows])
         reservation = Reservation(
             self._next, id_, self._owner, model.key, model.position, State.OPEN, reserved, rows,
@@ -326,12 +337,12 @@ class Books:
         if reservation.state is State.ASSUMED:
             difference = used.minus(reservation.used)
             for row in reservation.rows:
-                self._put(row, ledger.correct(row.balance, difference.of(row.account.unit)))
+                self._put(row, ledger.correct(row.balance, difference[row.account.column]))
         else:
             for row in reservation.rows:
-                unit = row.account.unit
-                held = reservation.reserved.of(unit)
-                self._put(row, ledger.settle(row.balance, held, used.of(unit)))
+                column = row.account.column
+                held = reservation.reserved[column]
+                self._put(row, ledger.settle(row.balance, held, used[column]))
         reservation.used = used
 
     def _become(self, reservation: Reservation, state: State) -> None:
@@ -402,8 +413,7 @@ class Books:
         if not found:
             insert = "INSERT INTO counters (key, unit, period) VALUES (?, ?, ?) RETURNING id"
             [(id_,)] = self._query(insert, counter.key, *now)
-            sliding = slides(counter.period)
-            account = Account(id_, counter.key, counter.unit, counter.period, sliding, [])
+            account = Account(id_, counter.key, counter.unit, counter.period, [])
             self._accounts[counter.key] = self._by_id[id_] = account
             return account
         [(_, unit, period)] = found
@@ -428,8 +438,7 @@ class Books:
         ):  # fmt: skip
             cache.clear()
         for id_, key, unit, period in self._query("SELECT * FROM counters"):
-            span = Period(period)
-            account = Account(id_, key, Unit(unit), span, slides(span), [])
+            account = Account(id_, key, Unit(unit), Period(period), [])
             self._accounts[key] = self._by_id[id_] = account
         live = "SELECT * FROM windows WHERE ends_ms > ? ORDER BY counter, starts_ms"
         for id_, starts_ms, ends_ms, label, spent, held in self._query(live, self._now_ms):

@@ -37,7 +37,7 @@ LOOK_S = 1.0
 """How often the writer looks at what only time brings, while there is any."""
 
 Order = Reserve | Settle | SetBench
-Result = Reserved | tuple[Denial, ...] | StoreError | None
+Result = Reserved | list[Denial] | StoreError | None
 
 
 class _Item(NamedTuple):
@@ -228,10 +228,10 @@ class SqliteStore:
                 continue
             if isinstance(result, StoreError):
                 future.set_exception(result)
-            elif isinstance(result, tuple):
+            elif isinstance(result, list):
                 assert isinstance(item.order, Reserve), "only reservations are denied"
                 standing = self._board.standing(item.now_ms)
-                future.set_result(ReservationDenied(item.order.attempt, result, standing))
+                future.set_result(ReservationDenied(item.order.attempt, tuple(result), standing))
             else:
                 future.set_result(result)
 

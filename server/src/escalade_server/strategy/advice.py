@@ -1,4 +1,4 @@
-"""Advice on a file that loads: the mistakes that can be seen without a simulation (DESIGN 3, R36)."""
+"""Advice on a file that loads: what can be seen without a simulation (DESIGN 3, R36)."""
 
 import re
 from collections.abc import Iterator

@@ -64,11 +64,19 @@ def _caps(
     own: config.Provider | None,
     billing: Billing,
 ) -> Iterator[Counter]:
-    """Make the money caps. Those shared with other models count paid models only (R15)."""
+    """Make the money caps, at list value.
+
+    A model's and a layer's own cap holds also where they are free, because it stands there; caps
+    of provider and strategy count paid models only (R15).
+    """
     day = entry.cap_resets or layer.cap_resets or strategy.cap_resets or 1
     if entry.cap_nanos is not None:
         owner, name = f"{entry.provider}/{entry.model}", f"{entry.model} monthly cap"
         yield _cap(owner, entry.cap_nanos, CounterScope.MODEL, name, day)
+    if layer.cap_nanos is not None:
+        owner, name = f"layer/{layer.was or layer.name}", f"{layer.name} monthly cap"
+        day = layer.cap_resets or strategy.cap_resets or 1
+        yield _cap(owner, layer.cap_nanos, CounterScope.LAYER, name, day)
     if billing is Billing.FREE:
         return
     provider_cap = None
@@ -77,10 +85,6 @@ def _caps(
     if provider_cap is not None:
         owner, name = f"provider/{entry.provider}", f"{entry.provider} monthly cap"
         yield _cap(owner, provider_cap, CounterScope.ACCOUNT, name, strategy.cap_resets or 1)
-    if layer.cap_nanos is not None:
-        owner, name = f"layer/{layer.was or layer.name}", f"{layer.name} monthly cap"
-        day = layer.cap_resets or strategy.cap_resets or 1
-        yield _cap(owner, layer.cap_nanos, CounterScope.LAYER, name, day)
     if strategy.cap_nanos is not None:
         name, day = "monthly cap of the strategy", strategy.cap_resets or 1
         yield _cap("strategy", strategy.cap_nanos, CounterScope.STRATEGY, name, day)

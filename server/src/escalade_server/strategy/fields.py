@@ -130,6 +130,9 @@ _RESET: Schema = {"type": "string", "pattern": "^day +[0-9]{1,2}$"}
 Flag = StrictBool
 Name = Annotated[StrictStr, StringConstraints(min_length=1, max_length=200, pattern=r"^\S.*$")]
 Word = Annotated[StrictStr, StringConstraints(min_length=1, max_length=100, pattern=r"^\S+$")]
+ProviderName = Annotated[
+    StrictStr, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][\w.-]*$")
+]
 LayerName = Annotated[StrictStr, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][\w-]*$")]
 Version = Annotated[StrictStr, BeforeValidator(_text_of), Field(description="1.x or 2.x (R34)")]
 Count = Annotated[int, lifted(parse.count), WithJsonSchema({"type": "integer", "minimum": 0})]

@@ -33,6 +33,7 @@ from escalade_server.strategy.fields import (
     Money,
     Name,
     Percent,
+    ProviderName,
     RateForm,
     ResetDay,
     ScoreMicro,
@@ -47,7 +48,6 @@ from escalade_server.strategy.fields import (
 )
 
 USD_PER_MILLION_MAX = Decimal(1000)
-DIALECTS = ("openai", "anthropic", "gemini")
 
 
 class Section(BaseModel):
@@ -117,9 +117,9 @@ class Caps(Section):
 class Model(Caps):
     """One model of a layer."""
 
-    provider: Word
+    provider: ProviderName
     model: Name
-    account: Word = "default"
+    account: ProviderName = "default"
     rate_limit: RateLimitForm | None = None
     capabilities: list[Word] = Field(default_factory=list)
     price: Price | None = None
@@ -226,7 +226,7 @@ class Key(Section):
 class AccountKey(Key):
     """One of several keys of a provider; each is an account with its own state."""
 
-    account: Word
+    account: ProviderName
 
 
 class Provider(Key):
@@ -370,7 +370,7 @@ class Sections(Section):
     """Sections that may stand inside ``fallback_strategy`` or beside it."""
 
     complexity_scoring: ComplexityScoring | None = None
-    providers: dict[Word, Provider] = Field(default_factory=dict)
+    providers: dict[ProviderName, Provider] = Field(default_factory=dict)
     agents: dict[Word, Agent] = Field(default_factory=dict)
     task_types: dict[Word, TaskType] = Field(default_factory=dict)
     capability_aliases: dict[Word, Word] = Field(default_factory=dict)

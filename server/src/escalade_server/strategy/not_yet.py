@@ -44,7 +44,7 @@ ROWS = (
     Row("providers.*.quota_group", "each account counts for itself"),
     Row("agents", "agents are not told apart yet; only loopback is served"),
     Row("notifications", "nothing is sent yet"),
-    Row("quality", "no gate is asked yet, but for empty answers"),
+    Row("quality", "gates of the strategy are not asked yet"),
     Row("sessions", "sessions are not kept yet"),
     Row("idempotency", "answers are not kept yet"),
 )

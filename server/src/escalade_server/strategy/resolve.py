@@ -18,6 +18,7 @@ from escalade_server.core.catalog import (
     Scoring,
     TaskType,
     Trigger,
+    Unit,
 )
 from escalade_server.core.money import worst_cost_nanos
 from escalade_server.strategy import model as config
@@ -68,7 +69,7 @@ class Resolver:
         """Resolve the whole strategy."""
         order = ordered(self.strategy.layers)
         position = 0
-        layers = []
+        layers: list[Layer] = []
         for index, (place, layer) in enumerate(order):
             layers.append(self.layer(layer, place, index, position))
             position += len(layer.models)
@@ -93,9 +94,12 @@ class Resolver:
             for number, entry in enumerate(layer.models)
         )
         triggers = tuple(
-            replace(trigger, line=self.trigger_line(path, number))
+            replace(trigger, line=self.document.spot((*path, "trigger", number)).line)
             for number, trigger in enumerate(layer.trigger or [])
         )
+        if layer.cap_nanos is not None and not any(model.is_paid for model in models):
+            sentence = f"{layer.name} is free: its monthly cap counts list value."
+            self.note(Level.ADVICE, "CAP_ON_FREE", path, sentence, "Remove the cap or the 0.")
         return Layer(
             name=layer.name,
             index=index,
@@ -105,11 +109,6 @@ class Resolver:
             consent_required=layer.consent == "required",
             fee_nanos=fee_nanos(layer, models),
         )
-
-    def trigger_line(self, path: Path, number: int) -> int:
-        """Find the line of a trigger, alone or in a list."""
-        listed = (*path, "trigger", number)
-        return self.document.spot(listed).line
 
     def model(
         self, layer: config.Layer, entry: config.Model, path: Path, index: int, position: int
@@ -122,8 +121,10 @@ class Resolver:
         known = listing(entry.provider, wire_id, entry.price, self.around.today)
         if known.is_guess and data is DataPolicy.LOCAL:
             known = listing("ollama", wire_id, None, self.around.today)
+        counters = model_counters(self.strategy, layer, entry, vendor.zone, billing)
+        uncapped = reason == UNCAPPED and all(c.unit is not Unit.NANOS for c in counters)
         self.say_price(entry, path, known)
-        self.say_billing(entry, path, billing, reason)
+        self.say_billing(entry, path, billing, uncapped=uncapped)
         aliases = self.strategy.capability_aliases
         features = known.features or vendor.features
         cooldown = entry.rate_limit.cooldown_on_limit if entry.rate_limit else None
@@ -137,7 +138,7 @@ class Resolver:
             layer_index=index,
             position=position,
             capabilities=frozenset(aliases.get(word, word) for word in entry.capabilities),
-            counters=model_counters(self.strategy, layer, entry, vendor.zone, billing),
+            counters=counters,
             price=known.price,
             billing=billing,
             features=frozenset(entry.features) if entry.features is not None else features,
@@ -173,14 +174,16 @@ class Resolver:
                 Level.WARNING, "PRICE_UNKNOWN", (*path, "model"), sentence, "Add `price:` to it."
             )
 
-    def say_billing(self, entry: config.Model, path: Path, billing: Billing, reason: str) -> None:
+    def say_billing(
+        self, entry: config.Model, path: Path, billing: Billing, *, uncapped: bool
+    ) -> None:
         """Say what was inferred beyond the file's own words (R16)."""
         name = f"{entry.provider}/{entry.model}"
-        if reason == UNCAPPED:
+        if uncapped:
             sentence = f"{name} is metered without any cap."
             self.note(Level.ADVICE, "UNCAPPED", (*path, "model"), sentence, "Add `monthly_cap:`.")
         if billing is Billing.FREE and entry.cap_nanos is not None:
-            sentence = f"{name} is free, so its monthly cap is never used."
+            sentence = f"{name} is free: its monthly cap counts list value."
             self.note(Level.ADVICE, "CAP_ON_FREE", path, sentence, "Remove the cap or the 0.")
 
     def scoring(self, layers: Sequence[Layer]) -> tuple[Scoring, list[Layer]]:
@@ -200,22 +203,15 @@ class Resolver:
                     changed if one == trigger else one for one in layers[index].triggers
                 )
                 resolved[index] = replace(layers[index], triggers=triggers)
-        default = Scoring()
-        weights = (
-            own.file_count_weight,
-            own.reasoning_depth_weight,
-            own.context_length_weight,
+        files, depth = own.file_count_weight, own.reasoning_depth_weight
+        context, default = own.context_length_weight, Scoring()
+        scoring = Scoring(
+            default.files_weight_micro if files is None else files,
+            default.depth_weight_micro if depth is None else depth,
+            default.context_weight_micro if context is None else context,
+            threshold,
         )
-        defaults = (
-            default.files_weight_micro,
-            default.depth_weight_micro,
-            default.context_weight_micro,
-        )
-        chosen = (
-            theirs if theirs is not None else ours
-            for theirs, ours in zip(weights, defaults, strict=True)
-        )
-        return Scoring(*chosen, threshold_micro=threshold), resolved
+        return scoring, resolved
 
     def say_two_thresholds(self, trigger: ComplexityTrigger) -> None:
         """Name both lines when two thresholds differ (R4)."""

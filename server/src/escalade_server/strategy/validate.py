@@ -20,7 +20,8 @@ from escalade_server.strategy.vendors import VENDORS
 from escalade_server.strategy.yaml_nodes import Document, Value, shorten
 
 TOP = "fallback_strategy"
-SENSITIVE = re.compile(r"key|token|secret|password|url|auth", re.IGNORECASE)
+SENSITIVE = re.compile(r"^(?:api_key|token|url|base_url|secret|password)(?:_env|_file)?$")
+RESERVED = {"layer", "provider", "strategy"}
 PLAIN_PROBLEMS = {
     "model_type": ("a mapping is needed", "keys with values", ""),
     "dict_type": ("a mapping is needed", "names with values", ""),
@@ -261,6 +262,8 @@ def check_providers(
             found, allowed = f'"{shorten(name)}"', ", ".join(known)
             yield document.error((*path, "provider"), "unknown provider", found, allowed, mend)
     for name, (path, entry) in stated.items():
+        if name in RESERVED:
+            yield document.error(path, "the name is taken by counters", mend="choose another name")
         if name not in VENDORS and "base_url" not in entry:
             mend = did_you_mean(name, VENDORS, "add `base_url:`")
             yield document.error(path, "the provider has no address", f'"{name}"', "", mend)

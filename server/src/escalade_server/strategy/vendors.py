@@ -109,10 +109,10 @@ class Retired:
 
 RETIRED: dict[tuple[str, str], Retired] = {
     ("google", "gemini-2.0-flash"): Retired(
-        "2026-06-01", "gemini-3.5-flash", "ai.google.dev/gemini-api/docs/deprecations"
+        "2026-06-01", "gemini-3.1-flash-lite", "firebase.google.com/docs/ai-logic/models"
     ),
     ("google", "gemini-2.0-flash-lite"): Retired(
-        "2026-06-01", "gemini-3.5-flash-lite", "ai.google.dev/gemini-api/docs/deprecations"
+        "2026-06-01", "gemini-3.1-flash-lite", "firebase.google.com/docs/ai-logic/models"
     ),
     ("deepseek", "deepseek-chat"): Retired("2026-07-24", "deepseek-flash", "api-docs.deepseek.com"),
     ("deepseek", "deepseek-reasoner"): Retired(

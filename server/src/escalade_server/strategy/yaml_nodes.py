@@ -29,6 +29,7 @@ ALIASES_MAX = 50
 VALUES_MAX = 50_000
 FOUND_CHARACTERS_MAX = 60
 TAG = "tag:yaml.org,2002:"
+WHOLE = re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$")
 PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 DIGITS_MAX = 40
 
@@ -90,9 +91,7 @@ CoreResolver.add_implicit_resolver(
 CoreResolver.add_implicit_resolver(
     TAG + "bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-CoreResolver.add_implicit_resolver(
-    TAG + "int", re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
-)
+CoreResolver.add_implicit_resolver(TAG + "int", WHOLE, list("-+0123456789"))
 CoreResolver.add_implicit_resolver(
     TAG + "float",
     re.compile(
@@ -243,6 +242,8 @@ def typed(text: str, tag: str) -> Scalar:
     if len(text) > DIGITS_MAX:
         raise ValueError("the number is out of range")
     if tag == TAG + "int":
+        if not WHOLE.fullmatch(text):
+            raise ValueError("not a whole number")
         return int(text, 0) if text.startswith(("0x", "0o")) else int(text)
     try:
         number = Decimal(re.sub(r"\.(?=inf|nan)", "", text.lower()))

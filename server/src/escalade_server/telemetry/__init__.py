@@ -1,0 +1,1 @@
+"""Watches: what happened becomes log lines. Neither blocks nor raises."""

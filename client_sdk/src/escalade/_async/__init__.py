@@ -1,0 +1,1 @@
+"""The asyncio client; the synchronous one is generated from it by client_sdk/unasync.py."""

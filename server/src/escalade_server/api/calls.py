@@ -1,0 +1,96 @@
+"""All calls in flight: how many, how many bytes, which of them nobody reads, and the drain flag."""
+
+import asyncio
+
+from escalade.v1 import error_pb2
+from escalade_server.api.outbox import Outbox
+from escalade_server.api.status import Refusal
+
+
+class Call:
+    """One admitted call; ``outbox`` is set once its task has started."""
+
+    __slots__ = ("outbox", "size_bytes", "task")
+
+    def __init__(self, size_bytes: int, task: "asyncio.Task[object] | None") -> None:
+        """Keep the size of its request, and the task that writes its stream."""
+        self.size_bytes = size_bytes
+        self.task = task
+        self.outbox: Outbox | None = None
+
+
+class Calls:
+    """Admission of calls. One instance a server, owned by its event loop."""
+
+    def __init__(self, *, calls_max: int, bytes_max: int, stall_s: float) -> None:
+        """Limit calls and bytes of requests in flight (P10), and the time of one write (C5)."""
+        self._calls_max = calls_max
+        self._bytes_max = bytes_max
+        self._stall_s = stall_s
+        self._open: set[Call] = set()
+        self._bytes = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def refusal(self, size_bytes: int) -> Refusal | None:
+        """Say why no further call is taken now, if so. Nothing has been started then."""
+        if self.draining:
+            return Refusal(
+                error_pb2.ERROR_REASON_DRAINING, "the server shuts down; call again elsewhere"
+            )
+        if len(self._open) >= self._calls_max:
+            return Refusal(
+                error_pb2.ERROR_REASON_SERVER_BUSY,
+                f"{self._calls_max} calls are in flight, no more are taken now",
+            )
+        if self._open and self._bytes + size_bytes > self._bytes_max:
+            return Refusal(
+                error_pb2.ERROR_REASON_SERVER_BUSY,
+                f"requests in flight hold {self._bytes:,} bytes; this one has {size_bytes:,},"
+                f" and {self._bytes_max:,} are taken in all",
+            )
+        return None
+
+    def open(self, size_bytes: int) -> Call:
+        """Count a call in."""
+        call = Call(size_bytes, asyncio.current_task())
+        self._open.add(call)
+        self._bytes += size_bytes
+        self._idle.clear()
+        return call
+
+    def close(self, call: Call) -> None:
+        """Count a call out."""
+        self._open.discard(call)
+        self._bytes -= call.size_bytes
+        if not self._open:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no call is in flight."""
+        await self._idle.wait()
+
+    def attempts(self) -> dict[str, int]:
+        """Count the attempts in flight by ``Model.key``."""
+        counts: dict[str, int] = {}
+        for call in self._open:
+            model = call.outbox.running if call.outbox is not None else None
+            if model is not None:
+                counts[model.key] = counts.get(model.key, 0) + 1
+        return counts
+
+    def cut_stalled(self, loop_time: float) -> int:
+        """Cut the calls whose reader has not taken a message for too long (C5); answer how many."""
+        cut = 0
+        for call in self._open:
+            outbox = call.outbox
+            if outbox is None or not outbox.writing_since or call.task is None:
+                continue
+            if loop_time - outbox.writing_since >= self._stall_s:
+                call.task.cancel()
+                cut += 1
+        return cut

@@ -1,0 +1,151 @@
+"""Puts a servicer behind the one outermost guard, whatever server of grpcio's interface runs it.
+
+The guard holds three promises for every RPC: bytes that are no message of ours are refused as
+INVALID_ARGUMENT (C8); a mistake of ours ends as INTERNAL with fixed words and an opaque id, in
+whatever phase it happens, serialising included (P5, D8); refusals carry their details (P6).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc import aio
+
+from escalade.v1 import error_pb2
+from escalade_server.api.status import (
+    Refusal,
+    RefusedError,
+    bug,
+    not_built,
+    status_of,
+    trailers_of,
+)
+from escalade_server.engine.ports import Entropy
+
+MALFORMED = Refusal(
+    error_pb2.ERROR_REASON_REQUEST_INVALID,
+    "the request is no valid message: broken bytes, or text that is not UTF-8",
+)
+
+
+class Mistakes(Protocol):
+    """Takes a mistake of ours to where an operator sees it, under the id the caller is told."""
+
+    def __call__(self, error: Exception) -> str:
+        """Record it; answer the opaque id."""
+        ...
+
+
+class LoopMistakes:
+    """Hands mistakes to the event loop's exception handler, which ``bootstrap`` may set."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        """Draw ids from the engine's chance."""
+        self._entropy = entropy
+
+    def __call__(self, error: Exception) -> str:
+        """Record a mistake; answer its id."""
+        mistake_id = self._entropy.task_id()
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": f"mistake {mistake_id} in an RPC", "exception": error}
+        )
+        return mistake_id
+
+
+Context = aio.ServicerContext[Any, Any]
+"""grpcio's context; what it carries differs per method, and the guard never looks inside."""
+
+
+def refuse(context: Context, refusal: Refusal) -> None:
+    """Set the status of a call that ends here; returning from the handler sends it."""
+    status = status_of(refusal)
+    context.set_code(refusal.code)
+    context.set_details(status.message)
+    context.set_trailing_metadata(trailers_of(refusal, status))
+
+
+def add_service(
+    server: aio.Server, service: ServiceDescriptor, servicer: object, mistakes: Mistakes
+) -> None:
+    """Register every method of a service, each behind the guard.
+
+    A method that the servicer lacks is refused with UNIMPLEMENTED, by name (P15).
+    """
+    handlers = {
+        method.name: _handler(
+            method, getattr(servicer, method.name, None) or _unbuilt(method), mistakes
+        )
+        for method in service.methods
+    }
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service.full_name, handlers),)
+    )
+
+
+def _handler(
+    method: MethodDescriptor, behaviour: Callable[[Any, Context], Any], mistakes: Mistakes
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    read = _reader(GetMessageClass(method.input_type))
+    write = GetMessageClass(method.output_type).SerializeToString
+    if not method.server_streaming:
+        return grpc.unary_unary_rpc_method_handler(_unary(behaviour, mistakes), read)
+    guarded = _stream(behaviour, mistakes)
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(guarded, read, write)
+    return grpc.unary_stream_rpc_method_handler(guarded, read, write)
+
+
+def _unbuilt(method: MethodDescriptor) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def behaviour(_request: object, _context: Context) -> None:
+        raise RefusedError(not_built(f"{method.containing_service.name}.{method.name}"))
+
+    return behaviour
+
+
+def _reader(message: type[Message]) -> Callable[[bytes], Message | None]:
+    def read(data: bytes) -> Message | None:
+        try:
+            return message.FromString(data)
+        except DecodeError:
+            return None
+
+    return read
+
+
+def _parsed(request: object) -> object:
+    if request is None:
+        raise RefusedError(MALFORMED)
+    return request
+
+
+def _unary(
+    behaviour: Callable[[Any, Context], Awaitable[Message]], mistakes: Mistakes
+) -> Callable[[Any, Context], Awaitable[bytes]]:
+    async def call(request: object, context: Context) -> bytes:
+        try:
+            return (await behaviour(_parsed(request), context)).SerializeToString()
+        except RefusedError as error:
+            refuse(context, error.refusal)
+        except Exception as error:  # noqa: BLE001 - the outermost catch-all (P5)
+            refuse(context, bug(mistakes(error)))
+        return b""
+
+    return call
+
+
+def _stream(
+    behaviour: Callable[[Any, Context], Awaitable[None]], mistakes: Mistakes
+) -> Callable[[Any, Context], Awaitable[None]]:
+    async def call(request: object, context: Context) -> None:
+        try:
+            await behaviour(_parsed(request), context)
+        except RefusedError as error:
+            refuse(context, error.refusal)
+        except Exception as error:  # noqa: BLE001 - the outermost catch-all (P5)
+            refuse(context, bug(mistakes(error)))
+
+    return call

@@ -1,0 +1,196 @@
+"""``OperationsService``: shows the router as of now; the methods that steer it are not built."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from escalade.v1 import operations_service_pb2 as wire
+from escalade.v1.escalation_pb2 import Quota
+from escalade_server.api.calls import Calls
+from escalade_server.api.convert_out import (
+    BILLINGS,
+    CIRCUITS,
+    VERDICTS,
+    model_to_proto,
+    quota_to_proto,
+    reason_word,
+    time_to_proto,
+    wire_text,
+)
+from escalade_server.api.face import Engine
+from escalade_server.api.methods import Context
+from escalade_server.core.catalog import (
+    Billing,
+    Catalog,
+    CounterScope,
+    Layer,
+    Model,
+)
+from escalade_server.core.commands import Candidate
+from escalade_server.core.experience import Experience
+from escalade_server.core.money import worst_cost_nanos
+from escalade_server.core.need import Need, need_of
+from escalade_server.core.policy import judge
+from escalade_server.core.standing import CircuitState, Standing, Verdict, VerdictClass
+from escalade_server.core.task import Constraints, Request, Task
+from escalade_server.engine.ports import Spend
+
+_OF_MODEL = frozenset({CounterScope.MODEL, CounterScope.ACCOUNT})
+_OF_LAYER = frozenset({CounterScope.LAYER})
+_OF_ALL = frozenset({CounterScope.STRATEGY, CounterScope.AGENT})
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInfo:
+    """What ``bootstrap`` knows of the running service and its strategy. Instants in Unix ms."""
+
+    version: str = ""
+    started_ms: int = 0
+    strategy_version: str = ""
+    strategy_sha256: str = ""
+    strategy_loaded_ms: int = 0
+    not_in_effect: tuple[str, ...] = ()
+    """Keys and values of the file that this server does not put into effect yet."""
+
+
+def nominal_need(catalog: Catalog) -> Need:
+    """The need of the nominal task of one request and one token, which all limits admit (R5)."""
+    anything = Constraints(consented_layers=("*",))
+    request = Request(id="", task=Task(), messages=(), output_tokens_max=1, constraints=anything)
+    return need_of(request, catalog, catalog.other_type.name, 0)
+
+
+def nominal_verdict(
+    model: Model, layer: Layer, need: Need, standing: Standing, now_ms: int
+) -> Verdict:
+    """Judge a model for one request of one token: a giant task raises no false alarm (R5)."""
+    candidate = Candidate(model, 1, worst_cost_nanos(1, 0, model.price), 1)
+    return judge(candidate, layer, need, Experience(), standing, now_ms, require=False)
+
+
+class OperationsServicer:
+    """Serves ``GetStatus``; the methods it lacks are refused by name (``methods``)."""
+
+    def __init__(self, engine: Engine, calls: Calls, info: ServiceInfo) -> None:
+        """Keep what the status is read from."""
+        self._engine = engine
+        self._calls = calls
+        self._info = info
+
+    async def GetStatus(  # noqa: N802 - a proto name
+        self, _request: wire.GetStatusRequest, _context: Context
+    ) -> wire.GetStatusResponse:
+        """Show every layer, model, quota, cap, cooldown and circuit as of now."""
+        engine, info = self._engine, self._info
+        now_ms = engine.clock.now_ms()
+        view = _View(
+            engine.catalog, engine.standing(), engine.spends(), self._calls.attempts(), now_ms
+        )
+        return wire.GetStatusResponse(
+            now=time_to_proto(now_ms),
+            started=time_to_proto(info.started_ms),
+            version=info.version,
+            draining=self._calls.draining,
+            strategy=wire.StrategyInfo(
+                version=info.strategy_version,
+                sha256=info.strategy_sha256,
+                loaded=time_to_proto(info.strategy_loaded_ms),
+                not_in_effect=info.not_in_effect,
+            ),
+            layers=[view.layer(layer) for layer in engine.catalog.layers],
+            quotas=view.quotas(engine.catalog.models, _OF_ALL),
+            in_flight_count=engine.running,
+        )
+
+
+class _View:
+    """One look at everything, at one instant."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        standing: Standing,
+        spends: tuple[Spend, ...],
+        attempts: Mapping[str, int],
+        now_ms: int,
+    ) -> None:
+        self._standing = standing
+        self._spends = {spend.counter.key: spend for spend in spends}
+        self._attempts = attempts
+        self._need = nominal_need(catalog)
+        self._now_ms = now_ms
+
+    def layer(self, layer: Layer) -> wire.LayerStatus:
+        """Show a layer; it is exhausted when no model of it is ok, for whatever reason (R5)."""
+        verdicts = [
+            nominal_verdict(model, layer, self._need, self._standing, self._now_ms)
+            for model in layer.models
+        ]
+        exhausted = all(verdict.cls is not VerdictClass.OK for verdict in verdicts)
+        instants = [v.until_ms for v in verdicts if v.until_ms is not None]
+        return wire.LayerStatus(
+            name=layer.name,
+            priority=layer.priority,
+            billing=BILLINGS[_billing(layer)],
+            triggers=[trigger.text for trigger in layer.triggers],
+            consent_required=layer.consent_required,
+            exhausted=exhausted,
+            until=time_to_proto(min(instants)) if exhausted and instants else None,
+            quotas=self.quotas(layer.models, _OF_LAYER),
+            models=[
+                self._model(model, verdict)
+                for model, verdict in zip(layer.models, verdicts, strict=True)
+            ],
+        )
+
+    def quotas(self, models: Iterable[Model], scopes: frozenset[CounterScope]) -> list[Quota]:
+        """Show the counters of these scopes, each once."""
+        counters = {c.key: c for model in models for c in model.counters if c.scope in scopes}
+        shown = []
+        for key, counter in counters.items():
+            spend = self._spends.get(key)
+            use = (0, 0, 0) if spend is None else (spend.spent, spend.held, spend.ends_ms)
+            shown.append(quota_to_proto(counter, *use))
+        return shown
+
+    def _model(self, model: Model, verdict: Verdict) -> wire.ModelStatus:
+        circuit = self._standing.circuits.get(model.provider)
+        is_open = circuit is not None and circuit.state is CircuitState.OPEN
+        return wire.ModelStatus(
+            target=model_to_proto(model),
+            billing=BILLINGS[model.billing],
+            capabilities=sorted(model.capabilities),
+            verdict=VERDICTS[verdict.cls],
+            reason=reason_word(verdict.cause),
+            detail=wire_text(verdict.detail),
+            until=time_to_proto(verdict.until_ms),
+            cooldown=self._cooldown(model),
+            circuit=CIRCUITS[CircuitState.CLOSED if circuit is None else circuit.state],
+            probe=time_to_proto(circuit.until_ms) if circuit is not None and is_open else None,
+            quotas=self.quotas((model,), _OF_MODEL),
+            in_flight_count=self._attempts.get(model.key, 0),
+        )
+
+    def _cooldown(self, model: Model) -> wire.Cooldown | None:
+        places = (
+            ("model", model.key),
+            ("account", model.account_key),
+            ("provider", model.provider),
+        )
+        for scope, key in places:
+            bench = self._standing.benches.get(key)
+            if bench is not None and bench.until_ms > self._now_ms:
+                return wire.Cooldown(
+                    scope=scope,
+                    reason=wire_text(bench.detail),
+                    until=time_to_proto(bench.until_ms),
+                )
+        return None
+
+
+def _billing(layer: Layer) -> Billing:
+    """How a layer is paid for: the dearest way of its models."""
+    ways = {model.billing for model in layer.models}
+    for way in (Billing.METERED, Billing.SUBSCRIPTION):
+        if way in ways:
+            return way
+    return Billing.FREE

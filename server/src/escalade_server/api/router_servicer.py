@@ -1,0 +1,126 @@
+"""``RouterService``: takes a call, hands it to the engine, and writes what comes back.
+
+The handler is the only writer of its stream (P2) and never waits for a settlement (P4). However
+the caller goes (cancel, deadline, death, drain: P3), the run is told, and nobody waits for it.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from grpc import aio
+
+from escalade.v1 import error_pb2
+from escalade.v1.escalation_pb2 import Event, Failed, Report
+from escalade.v1.router_service_pb2 import (
+    CompleteRequest,
+    CompleteResponse,
+)
+from escalade_server.api.calls import Call, Calls
+from escalade_server.api.convert_in import request_from_proto
+from escalade_server.api.face import Engine
+from escalade_server.api.methods import Context, Mistakes, refuse
+from escalade_server.api.outbox import Outbox
+from escalade_server.api.status import Refusal, RefusedError, bug, refusal_of
+from escalade_server.core import facts
+from escalade_server.core.task import Delivery
+
+REQUEST_ID_KEY = "escalade-request-id"
+"""Initial metadata at acceptance: from then on no channel repeats the call (P12)."""
+MARGIN_MS = 50
+MARGIN_PERCENT = 2
+
+
+def left_ms(remaining_s: float | None) -> int | None:
+    """What is left for the core of a caller's deadline: less max(50 ms, 2 %) (P9).
+
+    A refusal sent at the deadline itself is never seen. None without a deadline.
+    """
+    if remaining_s is None:
+        return None
+    remaining_ms = int(remaining_s * 1_000)
+    return remaining_ms - max(MARGIN_MS, remaining_ms * MARGIN_PERCENT // 100)
+
+
+class RouterServicer:
+    """Serves ``Complete``; the methods it lacks are refused by name (``methods``)."""
+
+    def __init__(self, engine: Engine, calls: Calls, mistakes: Mistakes) -> None:
+        """Keep the engine, the registry of calls in flight, and where mistakes go."""
+        self._engine = engine
+        self._calls = calls
+        self._mistakes = mistakes
+
+    async def Complete(self, request: CompleteRequest, context: Context) -> None:  # noqa: N802 - a proto name
+        """Do the work and stream the events of one task."""
+        size_bytes = request.ByteSize()
+        busy = self._calls.refusal(size_bytes)
+        if busy is not None:
+            raise RefusedError(busy)  # without any message, so that a channel may retry it
+        call = self._calls.open(size_bytes)
+        try:
+            await self._serve(request, context, call)
+        except RefusedError as error:
+            await _fail(request, context, call, error.refusal)
+        except aio.BaseError:
+            pass  # the transport is gone: nobody is left to be told (P3)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours ends with an event too (P5)
+            await _fail(request, context, call, bug(self._mistakes(error)))
+        finally:
+            self._calls.close(call)
+
+    async def _serve(self, request: CompleteRequest, context: Context, call: Call) -> None:
+        engine = self._engine
+        left = left_ms(context.time_remaining())
+        if left is not None and left <= 0:
+            raise RefusedError(
+                Refusal(
+                    error_pb2.ERROR_REASON_DEADLINE_REACHED,
+                    "the deadline leaves no time to work; nothing was started",
+                )
+            )
+        asked = request_from_proto(
+            request,
+            engine.catalog,
+            request_id=request.request_id or engine.entropy.task_id(),
+            now_ms=engine.clock.now_ms(),
+            left_ms=left,
+        )
+        loop = asyncio.get_running_loop()
+        whole = asked.request.delivery is Delivery.WHOLE
+        outbox = Outbox(loop, whole=whole, flush_s=asked.flush_ms / 1_000)
+        call.outbox = outbox
+        run = engine.start(asked.request, outbox)
+        try:
+            await context.send_initial_metadata(((REQUEST_ID_KEY, asked.request.id),))
+            outcome = await _pump(outbox, context, loop)
+        finally:
+            outbox.close()
+            if not outbox.ended:
+                run.leave()
+        if isinstance(outcome, facts.Failed):
+            refuse(context, refusal_of(outcome, engine.clock.now_ms()))
+
+
+async def _pump(outbox: Outbox, context: Context, loop: asyncio.AbstractEventLoop) -> facts.Outcome:
+    """Write what the outbox gives until its ending is written."""
+    while True:
+        response = await outbox.take()
+        if response.events:
+            outbox.writing_since = loop.time()
+            await context.write(response)
+            outbox.writing_since = 0.0
+        if outbox.outcome is not None:
+            return outbox.outcome
+
+
+async def _fail(request: CompleteRequest, context: Context, call: Call, refusal: Refusal) -> None:
+    """End a stream that the engine does not end: one ``Failed``, then its status (R30)."""
+    sequence = 1 if call.outbox is None else call.outbox.sequence + 1
+    failed = Failed(
+        reason=refusal.reason,
+        message=refusal.message,
+        report=Report(request_id=request.request_id),
+    )
+    with suppress(aio.BaseError):  # nobody is left to be told (P3)
+        await context.write(CompleteResponse(events=[Event(sequence=sequence, failed=failed)]))
+        refuse(context, refusal)

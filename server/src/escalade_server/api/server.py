@@ -1,0 +1,203 @@
+"""The gRPC server of the service: limits, health, reflection, start and orderly stop.
+
+Order of a shutdown (P4), driven by ``bootstrap``: ``drain()`` (NOT_SERVING, new calls refused) →
+waiters handed over → ``stop(grace_s)`` → ``engine.drain()`` → store and telemetry.
+"""
+
+import asyncio
+import ipaddress
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from escalade.v1 import operations_service_pb2, router_service_pb2
+from escalade_server.api.calls import Calls
+from escalade_server.api.face import Engine
+from escalade_server.api.methods import LoopMistakes, Mistakes, add_service
+from escalade_server.api.operations_servicer import OperationsServicer, ServiceInfo
+from escalade_server.api.router_servicer import RouterServicer
+
+_ROUTER = router_service_pb2.DESCRIPTOR.services_by_name["RouterService"]
+_OPERATIONS = operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]
+HEALTH_NAMES = ("", _ROUTER.full_name, _OPERATIONS.full_name)
+
+
+class BindError(Exception):
+    """The server cannot listen where it was told to; the message says the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where to listen, and every limit (D9). Times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    """0 lets the system choose."""
+    allow_insecure: bool = False
+    """Listen beyond loopback although callers are not authenticated (D1)."""
+    reflection: bool = False
+    reuse_port: bool = False
+    """Several worker processes share the port (P11)."""
+    message_bytes_max: int = 16 * 1_048_576
+    calls_bytes_max: int = 256 * 1_048_576
+    """Bytes of all requests in flight (P10)."""
+    calls_max: int = 10_000
+    streams_per_connection_max: int = 1_000
+    metadata_bytes: int = 8_192
+    metadata_bytes_max: int = 16_384
+    keepalive_s: float = 30.0
+    keepalive_timeout_s: float = 10.0
+    ping_interval_min_s: float = 20.0
+    """Clients that ping more often are told to go away; a little under the documented 30 s."""
+    connection_age_max_s: float | None = None
+    connection_age_grace_s: float = 300.0
+    write_stall_s: float = 60.0
+    """A reader that takes no message for this long is cut (faults C5)."""
+    info: ServiceInfo = field(default_factory=ServiceInfo)
+
+
+class ApiServer:
+    """One listening gRPC server. ``start`` once; ``drain`` and ``stop`` are safe twice."""
+
+    def __init__(
+        self, server: aio.Server, calls: Calls, health_servicer: health.aio.HealthServicer,
+        options: ServerOptions,
+    ) -> None:  # fmt: skip
+        """Use ``build_server``."""
+        self._server = server
+        self._health = health_servicer
+        self._options = options
+        self._watch: asyncio.Task[None] | None = None
+        self.calls = calls
+
+    async def start(self) -> int:
+        """Listen and serve; answer the port.
+
+        Raises:
+            BindError: not loopback without ``allow_insecure``, or the port is taken.
+        """
+        options = self._options
+        if not (options.allow_insecure or is_loopback(options.host)):
+            raise BindError(
+                f"{options.host} can be reached from other machines, and callers are not"
+                " authenticated yet: listen on 127.0.0.1, or allow it explicitly"
+            )
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"{host}:{options.port}"
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise BindError(f"cannot listen on {address}: choose a free port, or 0 for any")
+        await self._server.start()
+        self._watch = asyncio.create_task(self._cut_stalled())
+        await self.set_serving(serving=True)
+        return port
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Tell health checks whether calls are welcome; has no effect once draining."""
+        kinds = health_pb2.HealthCheckResponse
+        for name in HEALTH_NAMES:
+            await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
+
+    async def drain(self) -> None:
+        """Report NOT_SERVING and refuse new calls with DRAINING; running calls go on."""
+        self.calls.draining = True
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace_s: float) -> None:
+        """Drain, let running calls end for up to ``grace_s``, cut the rest, and close the port.
+
+        Health watchers do not count: they would hold a server up for the whole grace.
+        """
+        await self.drain()
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self.calls.idle()
+        # Handlers leave the registry just before grpc sends their status: let it go out.
+        await asyncio.wait((stopping,), timeout=min(grace_s, STATUS_S))
+        await self._server.stop(None)
+        await stopping
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+
+    async def _cut_stalled(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._options.write_stall_s / 4)
+            self.calls.cut_stalled(loop.time())
+
+
+STATUS_S = 0.2
+"""Time for the statuses of the last calls to be sent."""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if host in ("localhost", "") or host.startswith("unix:"):
+        return host != ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False
+
+
+def channel_options(options: ServerOptions) -> list[tuple[str, int]]:
+    """Write every limit for grpcio, none left to its defaults (D9, P7, P10, P11)."""
+    limits = [
+        ("grpc.so_reuseport", int(options.reuse_port)),
+        ("grpc.max_receive_message_length", options.message_bytes_max),
+        ("grpc.max_concurrent_streams", options.streams_per_connection_max),
+        ("grpc.max_metadata_size", options.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", options.metadata_bytes_max),
+        ("grpc.keepalive_time_ms", int(options.keepalive_s * 1_000)),
+        ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1_000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        (
+            "grpc.http2.min_recv_ping_interval_without_data_ms",
+            int(options.ping_interval_min_s * 1_000),
+        ),
+        ("grpc.http2.max_ping_strikes", 2),
+    ]
+    if options.connection_age_max_s is not None:
+        limits += [
+            ("grpc.max_connection_age_ms", int(options.connection_age_max_s * 1_000)),
+            ("grpc.max_connection_age_grace_ms", int(options.connection_age_grace_s * 1_000)),
+        ]
+    return limits
+
+
+def build_server(
+    engine: Engine, options: ServerOptions, *, mistakes: Mistakes | None = None
+) -> ApiServer:
+    """Wire the services onto a server that does not listen yet. Call it inside the event loop.
+
+    ``mistakes`` takes mistakes of ours; by default the event loop's exception handler does.
+    """
+    calls = Calls(
+        calls_max=options.calls_max,
+        bytes_max=options.calls_bytes_max,
+        stall_s=options.write_stall_s,
+    )
+    server = aio.server(
+        options=channel_options(options),
+        # A backstop without details (P10): our own refusal, with details, comes first.
+        maximum_concurrent_rpcs=options.calls_max + options.streams_per_connection_max,
+    )
+    sink = mistakes or LoopMistakes(engine.entropy)
+    add_service(server, _ROUTER, RouterServicer(engine, calls, sink), sink)
+    add_service(server, _OPERATIONS, OperationsServicer(engine, calls, options.info), sink)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    if options.reflection:
+        reflection.enable_server_reflection(
+            (*HEALTH_NAMES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+    return ApiServer(server, calls, health_servicer, options)

@@ -1,0 +1,327 @@
+"""The composition root: from a strategy file to a running server. It knows every class.
+
+What is started is stopped in reverse, which is the order of an orderly shutdown (P4): health says
+NOT_SERVING, the server stops within its grace, the engine settles what is left, then the store,
+the connections to providers, and the log are closed.
+"""
+
+import asyncio
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+from structlog.typing import FilteringBoundLogger
+
+from escalade_server.api.operations_servicer import ServiceInfo
+from escalade_server.api.server import ApiServer, BindError, ServerOptions, build_server
+from escalade_server.core.catalog import Counter
+from escalade_server.engine.calendar import Calendar
+from escalade_server.engine.clock import SystemClock
+from escalade_server.engine.engine import Engine
+from escalade_server.engine.entropy import SystemEntropy
+from escalade_server.engine.ports import Observer, StoreError
+from escalade_server.provider_simulator import (
+    ScenarioError,
+    Simulator,
+    default_scenario,
+    load_scenario,
+)
+from escalade_server.providers.http import HttpClient, HttpLimits
+from escalade_server.providers.openai_chat import OpenAIChat
+from escalade_server.stores.sqlite import SqliteStore
+from escalade_server.strategy.errors import StrategyErrors
+from escalade_server.strategy.load import Loaded, load
+from escalade_server.strategy.model import schema
+from escalade_server.strategy.vocabulary import vocabulary
+from escalade_server.telemetry import names
+from escalade_server.telemetry.logs import Format, Level, LogObserver, make_logger
+from escalade_server.telemetry.mistakes import LoggedMistakes
+from escalade_server.telemetry.observers import Observers
+from escalade_server.telemetry.sink import LineSink
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # Windows has none
+    from asyncio import new_event_loop
+
+__all__ = [
+    "Format",
+    "Level",
+    "Loaded",
+    "Options",
+    "Running",
+    "ScenarioError",
+    "Simulator",
+    "StartError",
+    "StrategyErrors",
+    "load_strategy",
+    "make_simulator",
+    "missing_keys",
+    "run",
+    "schema",
+    "start",
+    "stop_signal",
+    "version",
+    "vocabulary",
+]
+
+T = TypeVar("T")
+
+DEFAULT_STATE = "escalade.sqlite3"
+DRAIN_S = 10.0
+"""Time to settle what runs when the grace is over; the rest is booked in full at the next start."""
+
+
+class StartError(Exception):
+    """The server cannot start; the message says the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What ``serve`` is told. ``state`` is a path or URL; None: the strategy's, else a file here."""
+
+    strategy: str
+    host: str = "127.0.0.1"
+    port: int = 50051
+    """0 lets the system choose."""
+    state: str | None = None
+    reflection: bool = False
+    grace_s: float = 30.0
+    log_format: Format | None = None
+    """None: text on a terminal, else JSON."""
+    log_level: Level = "info"
+
+
+def version() -> str:
+    """Answer the version of this distribution."""
+    return metadata.version("escalade-server")
+
+
+def load_strategy(path: str, *, assume_keys: bool = False) -> Loaded:
+    """Load a strategy with the keys of this process's environment.
+
+    Raises:
+        StrategyErrors: everything that is wrong with the file.
+    """
+    return load(path, environ=os.environ, assume_keys=assume_keys)
+
+
+def missing_keys(loaded: Loaded) -> dict[tuple[str, str], str]:
+    """Say which accounts, by (provider, account), have no usable key, and why (R12)."""
+    return {where: found.missing for where, found in loaded.endpoints.items() if found.missing}
+
+
+def make_simulator(scenario: str | None = None) -> Simulator:
+    """Make the simulator of providers, not yet listening; ``scenario`` is the text of its file.
+
+    Raises:
+        ScenarioError: the scenario cannot be played.
+    """
+    return Simulator(default_scenario() if scenario is None else load_scenario(scenario))
+
+
+def run(main: Coroutine[None, None, T]) -> T:
+    """Run the event loop: uvloop where there is one."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+def stop_signal() -> asyncio.Event:
+    """Turn the first SIGTERM or SIGINT into an event; the second exits at once."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def state_path(state: str) -> str | None:
+    """Find the file of a state given as a path, `sqlite:PATH` or `sqlite:///PATH`.
+
+    None is memory (`memory:`), for trying things out.
+
+    Raises:
+        StartError: a store that is not built.
+    """
+    if state == "memory:":
+        return None
+    scheme, colon, rest = state.partition(":")
+    if not colon or len(scheme) == 1:  # a drive letter is no scheme
+        return state
+    if scheme != "sqlite":
+        raise StartError(
+            f"the state {scheme}: is not built yet; give a path, such as --state {DEFAULT_STATE}"
+        )
+    return rest.removeprefix("//")
+
+
+class Running:
+    """A server that serves until ``stop``."""
+
+    def __init__(
+        self,
+        *,
+        loaded: Loaded,
+        target: str,
+        state: str,
+        ledger_is_new: bool,
+        engine: Engine,
+        stack: AsyncExitStack,
+    ) -> None:
+        """Use ``start``."""
+        self.loaded = loaded
+        self.target = target
+        """Where it listens, as clients dial it."""
+        self.state = state
+        self.ledger_is_new = ledger_is_new
+        self.engine = engine
+        self._stack = stack
+
+    async def stop(self) -> None:
+        """Stop in order (see the top of the file); safe twice."""
+        await self._stack.aclose()
+
+
+async def start(
+    options: Options,
+    *,
+    environ: Mapping[str, str] | None = None,
+    observers: Sequence[Observer] = (),
+    log_stream: TextIO | None = None,
+) -> Running:
+    """Build everything and serve. Must run inside the event loop that is to serve.
+
+    Args:
+        options: What to serve, and where.
+        environ: Holds the keys; default is this process's environment.
+        observers: Further watchers, beside the log.
+        log_stream: Where the log goes; default is standard error.
+
+    Raises:
+        StrategyErrors: the strategy does not load.
+        StartError: the state cannot be opened, or the address not be listened on.
+    """
+    stream = log_stream or sys.stderr
+    loaded = load(options.strategy, environ=os.environ if environ is None else environ)
+    state = options.state or loaded.state_url or DEFAULT_STATE
+    path = state_path(state)
+    clock, entropy = SystemClock(), SystemEntropy()
+    async with AsyncExitStack() as stack:
+        sink = LineSink(stream)
+        stack.callback(sink.close)
+        log = make_logger(sink, stream, options.log_format, options.log_level)
+        mistakes = LoggedMistakes(log, entropy.task_id)
+        _catch_strays(stack, mistakes)
+        http = await stack.enter_async_context(HttpClient(HttpLimits()))
+        is_new = path is None or not os.path.exists(path)
+        store = SqliteStore(path, clock, Calendar())
+        stack.push_async_callback(store.close)
+        try:
+            await store.open(counters_of(loaded))
+        except StoreError as error:
+            raise StartError(f"{error}") from error
+        rules = loaded.catalog.rules
+        log_observer = LogObserver(log, options.log_level, log_escalations=rules.log_escalations)
+        engine = Engine(
+            catalog=loaded.catalog,
+            store=store,
+            providers=providers_of(loaded, http, clock),
+            clock=clock,
+            entropy=entropy,
+            observer=Observers((log_observer, *observers)) if observers else log_observer,
+        )
+        stack.push_async_callback(_drain, engine, log)
+        server = build_server(engine, server_options(options, loaded, clock), mistakes=mistakes)
+        stack.push_async_callback(_stop_server, server, options.grace_s, log)
+        try:
+            port = await server.start()
+        except BindError as error:
+            raise StartError(f"{error}") from error
+        target = f"{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
+        _say(log, loaded, target, state if is_new else "")
+        return Running(
+            loaded=loaded,
+            target=target,
+            state=state,
+            ledger_is_new=is_new,
+            engine=engine,
+            stack=stack.pop_all(),
+        )
+
+
+def counters_of(loaded: Loaded) -> list[Counter]:
+    """List every counter of a strategy once, in the order of the file."""
+    models = loaded.catalog.models
+    return list({counter.key: counter for m in models for counter in m.counters}.values())
+
+
+def server_options(options: Options, loaded: Loaded, clock: SystemClock) -> ServerOptions:
+    """Say where to listen, and what the status tells of the service."""
+    now_ms = clock.now_ms()
+    return ServerOptions(
+        host=options.host,
+        port=options.port,
+        reflection=options.reflection,
+        info=ServiceInfo(
+            version=version(),
+            started_ms=now_ms,
+            strategy_sha256=hashlib.sha256(Path(loaded.file).read_bytes()).hexdigest(),
+            strategy_loaded_ms=now_ms,
+            not_in_effect=tuple(str(key) for key in loaded.not_yet_in_effect),
+        ),
+    )
+
+
+async def _stop_server(server: ApiServer, grace_s: float, log: FilteringBoundLogger) -> None:
+    log.info(names.SERVER_DRAINING, calls=len(server.calls), grace_s=grace_s)
+    await server.stop(grace_s)
+
+
+async def _drain(engine: Engine, log: FilteringBoundLogger) -> None:
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            await engine.drain()
+    except TimeoutError:
+        log.warning(names.SERVER_DRAINING, unsettled=engine.running)
+    log.info(names.SERVER_STOPPED)
+
+
+def _catch_strays(stack: AsyncExitStack, mistakes: LoggedMistakes) -> None:
+    """Log what nobody awaited, instead of printing it with its words."""
+    loop = asyncio.get_running_loop()
+
+    def on_stray(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Exception):
+            mistakes(error)
+
+    stack.callback(loop.set_exception_handler, loop.get_exception_handler())
+    loop.set_exception_handler(on_stray)
+
+
+def _say(log: FilteringBoundLogger, loaded: Loaded, target: str, new_state: str) -> None:
+    """Log what was started."""
+    layers = [layer.name for layer in loaded.catalog.layers]
+    log.info(names.STRATEGY_LOADED, file=loaded.file, layers=layers)
+    for notice in loaded.notices:
+        log.info(names.STRATEGY_NOTICE, code=notice.code, line=notice.line, detail=notice.sentence)
+    for key in loaded.not_yet_in_effect:
+        log.warning(names.STRATEGY_NOT_IN_EFFECT, key=key.key, line=key.line, detail=key.sentence)
+    for model in loaded.catalog.models:
+        if model.absence is not None:
+            log.warning(names.MODEL_UNAVAILABLE, model=model.key, detail=model.absence.detail)
+    if new_state:
+        log.warning(names.LEDGER_NEW, state=new_state)
+    log.info(names.SERVER_STARTED, target=target)

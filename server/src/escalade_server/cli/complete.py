@@ -1,0 +1,131 @@
+"""`escalade complete`: one task through a running server; its events as they come."""
+
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+import click
+
+import escalade
+from escalade_server.cli import output
+from escalade_server.cli.client import DEFAULT_TARGET, refused
+
+
+@click.command("complete")
+@click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Where the server is.")
+@click.option("--task-type", default="", help="Such as debug; estimated when absent.")
+@click.option("--files", type=click.IntRange(min=0), help="Number of affected files.")
+@click.option("--tokens", type=click.IntRange(min=0), help="Estimated context in tokens.")
+@click.option("--complexity", type=click.FloatRange(0, 10), help="Replaces the score.")
+@click.option("--capability", "capabilities", multiple=True, help="Needed; all of those given.")
+@click.option("--free-only", is_flag=True, help="No layer that costs money.")
+@click.option("--highest-layer", default="", help="The highest layer that may answer.")
+@click.option("--max-output-tokens", type=click.IntRange(min=1), help="Limits the answer.")
+@click.option("--timeout", type=output.Duration(), help="For the whole call, such as 90s.")
+@click.option("--stream/--whole", default=True, help="The answer as it comes, or in one piece.")
+@output.json_option
+@click.argument("prompt")
+def command(
+    *,
+    target: str,
+    task_type: str,
+    files: int | None,
+    tokens: int | None,
+    complexity: float | None,
+    capabilities: tuple[str, ...],
+    free_only: bool,
+    highest_layer: str,
+    max_output_tokens: int | None,
+    timeout: float | None,
+    stream: bool,
+    as_json: bool,
+    prompt: str,
+) -> None:
+    """Answer PROMPT, or standard input for `-`.
+
+    The answer goes to standard output, all else to standard error.
+    """
+    text = sys.stdin.read() if prompt == "-" else prompt
+    task = escalade.Task(
+        type=task_type,
+        file_count=files,
+        tokens=tokens,
+        complexity=complexity,
+        capabilities=capabilities,
+    )
+    limits = escalade.Constraints(free_only=free_only or None, highest_layer=highest_layer)
+    told: list[str] = []
+    on_event = _teller(told, None if as_json else sys.stderr)
+    try:
+        with escalade.Client(target) as client:
+            if stream and not as_json:
+                with client.stream(
+                    text,
+                    task=task,
+                    constraints=limits,
+                    max_output_tokens=max_output_tokens,
+                    timeout=timeout,
+                    on_event=on_event,
+                    on_restart=_say_restart,
+                ) as pieces:
+                    for piece in pieces.text:
+                        click.echo(piece, nl=False)
+                    answer = pieces.answer()
+            else:
+                answer = client.complete(
+                    text,
+                    task=task,
+                    constraints=limits,
+                    max_output_tokens=max_output_tokens,
+                    timeout=timeout,
+                    on_event=on_event,
+                )
+                if not as_json:
+                    click.echo(answer.text, nl=False)
+    except escalade.EscaladeError as error:
+        raise refused(error, target) from error
+    if as_json:
+        output.print_json(_as_json(answer, told))
+    else:
+        click.echo()
+        sys.stdout.flush()
+        click.echo(answer.story, err=True)
+
+
+def _teller(told: list[str], screen: TextIO | None) -> Callable[[escalade.Announcement], None]:
+    """Keep each announcement as one line; show it, unless it is the story that comes at the end."""
+
+    def tell(event: escalade.Announcement) -> None:
+        line = str(event)
+        told.append(line)
+        if screen is not None and not isinstance(event, escalade.Finished):
+            click.echo(line, file=screen)
+
+    return tell
+
+
+def _say_restart(_event: escalade.Retracted) -> None:
+    """Begin the new text on a line of its own: what stands above it is void."""
+    click.echo()
+
+
+def _as_json(answer: escalade.Answer, told: list[str]) -> dict[str, object]:
+    return {
+        "text": answer.text,
+        "model": answer.model,
+        "provider": answer.provider,
+        "layer": answer.layer,
+        "finish_reason": answer.finish_reason,
+        "request_id": answer.request_id,
+        "charged_nano_usd": answer.cost_nanos,
+        "list_nano_usd": answer.list_nanos,
+        "input_tokens": answer.usage.input_tokens,
+        "output_tokens": answer.usage.output_tokens,
+        "escalations": [
+            {"from_layer": e.from_layer, "to_layer": e.to_layer, "reason": e.reason, "kind": e.kind}
+            for e in answer.escalations
+        ],
+        "attempts": [str(attempt) for attempt in answer.attempts],
+        "events": told,
+        "story": answer.story,
+    }

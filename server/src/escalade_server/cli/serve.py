@@ -1,0 +1,152 @@
+"""`escalade serve`: the service itself."""
+
+import click
+from rich.text import Text
+
+from escalade_server import bootstrap
+from escalade_server.bootstrap import Loaded, Options, Running, StartError, StrategyErrors
+from escalade_server.cli import output
+from escalade_server.cli.output import CommandError
+
+DEFAULT_LISTEN = "127.0.0.1:50051"
+PORT_MAX = 65_535
+
+
+@click.command("serve")
+@click.option("--strategy", required=True, type=click.Path(), help="The strategy file.")
+@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="Port 0: any free one.")
+@click.option("--state", help="File of the ledger.  [default: escalade.sqlite3]")
+@click.option("--reflection", is_flag=True, help="Describe the API to tools such as grpcurl.")
+@click.option(
+    "--grace",
+    type=output.Duration(),
+    default="30s",
+    show_default=True,
+    help="Time for running calls to end after SIGTERM or SIGINT.",
+)
+@click.option("--log", type=click.Choice(["json", "text"]), help="Default: text on a terminal.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+@output.json_option
+def command(
+    *,
+    strategy: str,
+    listen: str,
+    state: str | None,
+    reflection: bool,
+    grace: float,
+    log: bootstrap.Format | None,
+    log_level: bootstrap.Level,
+    as_json: bool,
+) -> None:
+    """Serve a strategy until SIGTERM or SIGINT, then drain; a second signal exits at once."""
+    host, port = _address(listen)
+    options = Options(
+        strategy=strategy,
+        host=host,
+        port=port,
+        state=state,
+        reflection=reflection,
+        grace_s=grace,
+        log_format=log,
+        log_level=log_level,
+    )
+    try:
+        bootstrap.run(_serve(options, as_json=as_json))
+    except StrategyErrors as errors:
+        raise CommandError(f"{strategy} does not load:\n{errors}") from errors
+    except StartError as error:
+        raise CommandError(f"{error}.") from error
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > PORT_MAX:
+        raise click.BadParameter(
+            f"{listen!r} is no address; write HOST:PORT, such as {DEFAULT_LISTEN}",
+            param_hint="--listen",
+        )
+    return host.strip("[]"), int(port)
+
+
+async def _serve(options: Options, *, as_json: bool) -> None:
+    stop = bootstrap.stop_signal()
+    running = await bootstrap.start(options)
+    try:
+        if as_json:
+            output.print_json_line(_as_json(running))
+        else:
+            _say(running)
+        await stop.wait()
+    finally:
+        await running.stop()
+
+
+def _as_json(running: Running) -> dict[str, object]:
+    loaded = running.loaded
+    missing = bootstrap.missing_keys(loaded)
+    return {
+        "event": "serving",
+        "target": running.target,
+        "port": int(running.target.rpartition(":")[2]),
+        "strategy": loaded.file,
+        "state": running.state,
+        "ledger_is_new": running.ledger_is_new,
+        "layers": [
+            {
+                "name": layer.name,
+                "models": [
+                    {
+                        "provider": model.provider,
+                        "model": model.id,
+                        "usable": model.absence is None,
+                        "why_not": model.absence.detail if model.absence else "",
+                        "credential": "missing"
+                        if (model.provider, model.account) in missing
+                        else "present",
+                    }
+                    for model in layer.models
+                ],
+            }
+            for layer in loaded.catalog.layers
+        ],
+        "notices": [str(notice) for notice in loaded.notices],
+        "not_yet_in_effect": [str(key) for key in loaded.not_yet_in_effect],
+    }
+
+
+def _say(running: Running) -> None:
+    out = output.console()
+    loaded = running.loaded
+    out.print(output.table(("layer", "model", "billing", "ready"), _rows(loaded), out))
+    for (provider, _), why in bootstrap.missing_keys(loaded).items():
+        out.print(Text(f"No key for {provider}: {why}.", "yellow"))
+    for notice in loaded.notices:
+        if notice.code != "NO_KEY":
+            out.print(Text(str(notice), "cyan"))
+    for key in loaded.not_yet_in_effect:
+        out.print(Text(str(key), "dim"))
+    if running.ledger_is_new:
+        out.print(
+            Text(
+                f"NEW, EMPTY LEDGER in {running.state}: every quota and cap counts from zero.",
+                "bold red",
+            )
+        )
+    out.print(Text(f"Listening on {running.target}", "bold green"))
+    out.file.flush()
+
+
+def _rows(loaded: Loaded) -> list[tuple[str | Text, ...]]:
+    rows: list[tuple[str | Text, ...]] = []
+    for layer in loaded.catalog.layers:
+        for model in layer.models:
+            absence = model.absence
+            ready = Text(f"no: {absence.detail}", "yellow") if absence else Text("yes", "green")
+            name = f"{model.provider}/{model.id}"
+            rows.append((layer.name, name, model.billing.value, ready))
+    return rows

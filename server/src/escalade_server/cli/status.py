@@ -1,0 +1,154 @@
+"""`escalade status`: layers, models, quotas and caps of a running server, once."""
+
+from collections.abc import Iterator, Sequence
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+import escalade
+from escalade.v1.escalation_pb2 import Quota, QuotaUnit, VerdictClass
+from escalade.v1.operations_service_pb2 import (
+    Billing,
+    CircuitState,
+    GetStatusResponse,
+    LayerStatus,
+    ModelStatus,
+)
+from escalade_server.cli import output
+from escalade_server.cli.client import DEFAULT_TARGET, refused
+
+TIMEOUT_S = 10.0
+TIME = "%Y-%m-%d %H:%M:%S"
+NANOS = QuotaUnit.QUOTA_UNIT_NANO_USD
+OK = VerdictClass.VERDICT_CLASS_OK
+
+
+@click.command("status")
+@click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Where the server is.")
+@output.json_option
+def command(*, target: str, as_json: bool) -> None:
+    """Show layers, models, quotas and caps of a running server."""
+    try:
+        with escalade.Client(target) as client:
+            status = client.status(timeout=TIMEOUT_S)
+    except escalade.EscaladeError as error:
+        raise refused(error, target) from error
+    if as_json:
+        output.print_json(_as_json(status))
+    else:
+        _say(status)
+
+
+def _say(status: GetStatusResponse) -> None:
+    out = output.console()
+    rows = [row for layer in status.layers for row in _layer_rows(layer)]
+    out.print(output.table(("layer", "model", "billing", "state", "why", "until"), rows, out))
+    quotas = list(_quota_rows(status, out))
+    if quotas:
+        out.print(output.table(("quota", "used", "spent", "held", "limit", "resets"), quotas, out))
+    for key in status.strategy.not_in_effect:
+        out.print(Text(key, "dim"))
+    draining = ", draining" if status.draining else ""
+    out.print(Text(f"{status.version}, {status.in_flight_count} tasks in flight{draining}"))
+
+
+def _layer_rows(layer: LayerStatus) -> Iterator[Sequence[str | Text]]:
+    for model in layer.models:
+        ok = model.verdict == OK
+        state = "ok" if ok else _word(VerdictClass.Name(model.verdict), "VERDICT_CLASS_")
+        yield (
+            layer.name,
+            f"{model.target.provider}/{model.target.model}",
+            _word(Billing.Name(model.billing), "BILLING_"),
+            Text(state, "green" if ok else "yellow"),
+            "" if ok else model.detail or model.reason,
+            f"{model.until.ToDatetime():{TIME}}" if model.HasField("until") else "",
+        )
+
+
+def _quota_rows(status: GetStatusResponse, out: Console) -> Iterator[Sequence[str | Text]]:
+    """Each quota once: accounts' and layers' stand at several models."""
+    seen = set[str]()
+    for quota in _quotas(status):
+        if quota.name in seen:
+            continue
+        seen.add(quota.name)
+        yield (
+            quota.name,
+            output.bar(quota.spent, quota.held, quota.limit, out),
+            _amount(quota, quota.spent),
+            _amount(quota, quota.held),
+            _amount(quota, quota.limit),
+            f"{quota.resets.ToDatetime():{TIME}}" if quota.HasField("resets") else "",
+        )
+
+
+def _quotas(status: GetStatusResponse) -> Iterator[Quota]:
+    for layer in status.layers:
+        for model in layer.models:
+            yield from model.quotas
+        yield from layer.quotas
+    yield from status.quotas
+
+
+def _amount(quota: Quota, value: int) -> str:
+    return output.usd(value) if quota.unit == NANOS else f"{value:,}"
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower()
+
+
+def _as_json(status: GetStatusResponse) -> dict[str, object]:
+    return {
+        "now": status.now.ToJsonString(),
+        "started": status.started.ToJsonString(),
+        "version": status.version,
+        "draining": status.draining,
+        "strategy_sha256": status.strategy.sha256,
+        "not_in_effect": list(status.strategy.not_in_effect),
+        "in_flight_count": status.in_flight_count,
+        "layers": [
+            {
+                "name": layer.name,
+                "priority": layer.priority,
+                "billing": _word(Billing.Name(layer.billing), "BILLING_"),
+                "exhausted": layer.exhausted,
+                "until": layer.until.ToJsonString() if layer.HasField("until") else None,
+                "quotas": [_quota_json(quota) for quota in layer.quotas],
+                "models": [_model_json(model) for model in layer.models],
+            }
+            for layer in status.layers
+        ],
+        "quotas": [_quota_json(quota) for quota in status.quotas],
+    }
+
+
+def _model_json(model: ModelStatus) -> dict[str, object]:
+    return {
+        "provider": model.target.provider,
+        "account": model.target.account,
+        "model": model.target.model,
+        "billing": _word(Billing.Name(model.billing), "BILLING_"),
+        "verdict": _word(VerdictClass.Name(model.verdict), "VERDICT_CLASS_"),
+        "reason": model.reason,
+        "detail": model.detail,
+        "until": model.until.ToJsonString() if model.HasField("until") else None,
+        "circuit": _word(CircuitState.Name(model.circuit), "CIRCUIT_STATE_"),
+        "in_flight_count": model.in_flight_count,
+        "quotas": [_quota_json(quota) for quota in model.quotas],
+    }
+
+
+def _quota_json(quota: Quota) -> dict[str, object]:
+    return {
+        "name": quota.name,
+        "scope": quota.scope,
+        "unit": _word(QuotaUnit.Name(quota.unit), "QUOTA_UNIT_"),
+        "period": quota.period,
+        "limit": quota.limit,
+        "spent": quota.spent,
+        "held": quota.held,
+        "resets": quota.resets.ToJsonString() if quota.HasField("resets") else None,
+    }

@@ -1,0 +1,77 @@
+"""What one task learns from its failures, for itself and for everyone."""
+
+from dataclasses import dataclass, field
+
+from escalade_server.core.attempt import Live
+from escalade_server.core.catalog import OnOutage, Rules
+from escalade_server.core.commands import ReportHealth, SetBench
+from escalade_server.core.failure import TABLE, Failure, FailureClass, Scope, cooldown
+from escalade_server.core.standing import Bench, Cause, Verdict, VerdictClass
+
+_RATE = frozenset({FailureClass.RATE_SHORT, FailureClass.QUOTA_WINDOW})
+_MONEY = frozenset({FailureClass.SPEND_CAP, FailureClass.BALANCE})
+
+
+def class_of(failure: FailureClass) -> VerdictClass:
+    """Class of verdict that a failure amounts to for other tasks (R5)."""
+    if failure in _RATE:
+        return VerdictClass.RATE
+    return VerdictClass.MONEY if failure in _MONEY else VerdictClass.DOWN
+
+
+@dataclass(slots=True)
+class Experience:
+    """What this one task has been through; the walk and the verdicts look at it."""
+
+    tried: dict[int, Verdict] = field(default_factory=dict)
+    """By ``Model.position``."""
+    rejected_layers: set[int] = field(default_factory=set)
+    left_layers: set[int] = field(default_factory=set)
+    """Layers left for good: ``on_provider_outage: next_layer`` (R7)."""
+    out_providers: set[tuple[int, str]] = field(default_factory=set)
+    """Providers that failed in a layer: their other models there are skipped (R7)."""
+    context_floor: int = 0
+    """A window of this many tokens was too small."""
+    spent_nanos: int = 0
+    """List value of paid layers so far, uncertain attempts at their reserve (R15)."""
+    eventful: bool = False
+    """Anything of this has happened; spares the look at it for the many tasks without."""
+    retried: bool = False
+    """The one retry of the same model that a task may have has been used (R8)."""
+
+    def reject(self, layer_index: int) -> None:
+        """An answer of this layer failed its gate: the whole layer is out (R21)."""
+        self.eventful = True
+        self.rejected_layers.add(layer_index)
+
+    def learn(
+        self, live: Live, failure: Failure, rules: Rules, input_estimate: int, now_ms: int
+    ) -> list[SetBench | ReportHealth]:
+        """Remember a failure for this task, and answer what everyone should know of it."""
+        self.eventful = True
+        model, row = live.model, TABLE[failure.cls]
+        orders: list[SetBench | ReportHealth] = []
+        until = None
+        set_aside = cooldown(failure, model.cooldown_on_limit_ms, now_ms)
+        if set_aside is not None:
+            scope, until = set_aside
+            keys = {Scope.MODEL: model.key, Scope.ACCOUNT: model.account_key}
+            bench = Bench(until, failure.cls, failure.detail)
+            orders.append(SetBench(keys.get(scope, model.provider), bench))
+        if row.counts_for_breaker:
+            orders.append(ReportHealth(model.provider, ok=False))
+        if failure.cls is FailureClass.CONTEXT:
+            self.context_floor = max(self.context_floor, model.context_tokens or input_estimate)
+        silent = failure.cls is FailureClass.TIMEOUT and not live.first_ms
+        may_retry = rules.on_outage is OnOutage.RETRY_THEN_SKIP and row.retry_same and not silent
+        if may_retry and not self.retried:
+            self.retried = True
+            return orders
+        self.tried[model.position] = Verdict(
+            VerdictClass.TRIED, Cause.FAILED_HERE, failure.detail, until, failure.cls
+        )
+        if row.counts_for_breaker and rules.on_outage is OnOutage.NEXT_LAYER:
+            self.left_layers.add(model.layer_index)
+        elif row.counts_for_breaker:
+            self.out_providers.add((model.layer_index, model.provider))
+        return orders

@@ -1,0 +1,125 @@
+"""One account of a provider as the engine sees it: a codec's bytes over HTTP, and how they end."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from escalade_server.core.commands import CallModel, Candidate
+from escalade_server.core.events import ChunkArrived
+from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.task import Request
+from escalade_server.engine.ports import Clock, ProviderFailure
+from escalade_server.providers.codec import Codec, Decoder, Endpoint, WireRequest
+from escalade_server.providers.http import (
+    CONNECT_TIMEOUT_MS,
+    HttpClient,
+    HttpResponse,
+    TransportFailure,
+    TransportKind,
+)
+
+ERROR_BODY_MS: Final = 2_000
+"""How long the body of an error may take; its status is known already."""
+ENDING_MS: Final = 250
+"""How long the last bytes after a whole answer may take, so that the connection can be kept."""
+
+_C = FailureClass
+_K = TransportKind
+CLASSES: Final[Mapping[TransportKind, FailureClass]] = MappingProxyType(
+    {
+        _K.REQUEST: _C.FORBIDDEN,  # our configuration: it will not mend by itself
+        _K.CONNECT: _C.OUTAGE,
+        _K.TLS: _C.OUTAGE,
+        _K.TIMEOUT: _C.OUTAGE,  # no connection in time (U1); silence after it is the core's to time
+        _K.RESET: _C.OUTAGE,
+        _K.CUT: _C.PROTOCOL,
+        _K.PROTOCOL: _C.PROTOCOL,
+        _K.REDIRECT: _C.FORBIDDEN,
+    }
+)
+"""What a failure below HTTP means; total over its kinds."""
+
+
+@dataclass(frozen=True, slots=True)
+class DialectProvider:
+    """Implements `Provider` for one endpoint."""
+
+    codec: Codec
+    endpoint: Endpoint
+    http: HttpClient
+    clock: Clock
+    connect_timeout_ms: int = CONNECT_TIMEOUT_MS
+
+    async def call(self, order: CallModel, request: Request) -> AsyncGenerator[ChunkArrived, None]:
+        """Yield one event per upstream read; closing or cancelling aborts the connection (R25).
+
+        Raises:
+            ProviderFailure: the call broke, before or after its first chunk.
+        """
+        candidate = order.candidate
+        wire = self.codec.encode(request, candidate, self.endpoint)
+        response = await self._open(wire)
+        is_over = False
+        try:
+            if not 200 <= response.status < 300:
+                failure = await self._refusal(response, candidate)
+                is_over = True
+                raise ProviderFailure(failure)
+            decoder = self.codec.decoder(
+                candidate,
+                order.attempt,
+                streamed=wire.streamed,
+                content_type=response.content_type,
+                now_ms=self.clock.now_ms(),
+            )
+            broken: TransportFailure | None = None
+            while not decoder.finished:
+                try:
+                    data = await response.read()
+                except TransportFailure as cut:
+                    broken = cut
+                    break
+                if not data:
+                    break
+                told = decoder.feed(data)
+                if isinstance(told, Failure):
+                    raise ProviderFailure(told)
+                if told is not None:
+                    yield told
+            for told in _leftovers(decoder):
+                if isinstance(told, Failure):
+                    # What cut the answer says more than that it was cut.
+                    raise ProviderFailure(told if broken is None else self._failure(broken))
+                yield told
+            await response.finish(ENDING_MS)
+            is_over = True
+        finally:
+            response.close(abort=not is_over)
+
+    async def _open(self, wire: WireRequest) -> HttpResponse:
+        try:
+            return await self.http.open(wire, self.connect_timeout_ms)
+        except TransportFailure as broken:
+            failure = self._failure(broken)
+        raise ProviderFailure(failure)
+
+    async def _refusal(self, response: HttpResponse, candidate: Candidate) -> Failure:
+        try:
+            async with asyncio.timeout(ERROR_BODY_MS / 1_000):
+                body = await response.body()
+        except TimeoutError:
+            body = b""
+        now_ms = self.clock.now_ms()
+        return self.codec.classify(candidate, response.status, response.headers, body, now_ms)
+
+    def _failure(self, broken: TransportFailure) -> Failure:
+        detail = f"{self.endpoint.provider}: {broken.detail}"
+        return Failure(CLASSES[broken.kind], detail, code=broken.kind.value, sent=broken.sent)
+
+
+def _leftovers(decoder: Decoder) -> Iterator[ChunkArrived | Failure]:
+    """What a decoder still has at the end."""
+    while (told := decoder.close()) is not None:
+        yield told

@@ -1,0 +1,216 @@
+"""The log: structlog, one line per fact worth a line, JSON for programs and text for people.
+
+No prompt, answer or key is ever written: facts carry none, and what was estimated from a
+message is left out. Values that callers choose are made printable, so that none forges a line.
+"""
+
+import logging
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO
+
+import msgspec
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from escalade_server.core.facts import (
+    Alert,
+    Assessed,
+    ErrorReason,
+    Escalated,
+    Fact,
+    Failed,
+    Fallback,
+    Finished,
+    Outcome,
+    Retracted,
+    Selected,
+    Waiting,
+)
+from escalade_server.core.task import Request
+from escalade_server.core.trace import Report
+from escalade_server.telemetry import names
+from escalade_server.telemetry.sink import LineSink
+
+Format = Literal["json", "text"]
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: dict[str, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+_EventDict = MutableMapping[str, Any]  # structlog's own type for what its processors pass on
+
+
+def make_logger(
+    sink: LineSink, stream: TextIO, form: Format | None, level: Level
+) -> FilteringBoundLogger:
+    """Make a logger that writes to ``sink``; without a form, text on a terminal, else JSON."""
+    is_text = form == "text" or (form is None and stream.isatty())
+    renderer: list[structlog.typing.Processor] = (
+        [_printable, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
+        if is_text
+        else [_to_json]
+    )
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        sink,
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            *renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+    ).bind()
+    return logger
+
+
+def _to_json(_logger: object, _method: str, event: _EventDict) -> str:
+    ordered = {key: event.pop(key) for key in ("time", "level", "event")}
+    return msgspec.json.encode({**ordered, **event}, enc_hook=str).decode()
+
+
+def _printable(_logger: object, _method: str, event: _EventDict) -> _EventDict:
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = repr(value)
+    return event
+
+
+class LogObserver:
+    """``Observer`` of the engine: facts to log lines. Costs nothing where a level is filtered."""
+
+    def __init__(
+        self, log: FilteringBoundLogger, level: Level, *, log_escalations: bool = True
+    ) -> None:
+        """``log_escalations`` False drops the escalation's line, nothing else (R7)."""
+        self._log = log
+        self._level = LEVELS[level]
+        self._log_escalations = log_escalations
+
+    def fact(self, request: Request, fact: Fact, now_ms: int) -> None:  # noqa: ARG002 - the port's
+        """See one announced fact."""
+        try:
+            self._fact(request, fact)
+        except Exception as error:  # noqa: BLE001 - a watcher never stops what it watches
+            self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
+
+    def ended(self, request: Request, outcome: Outcome) -> None:
+        """See the one ending of a task."""
+        try:
+            self._ended(request, outcome)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
+
+    def _fact(self, request: Request, fact: Fact) -> None:
+        is_quiet = isinstance(fact, Assessed | Selected)
+        if self._level > (logging.DEBUG if is_quiet else logging.WARNING):
+            return
+        if isinstance(fact, Escalated) and not self._log_escalations:
+            return
+        log = self._log.bind(request_id=request.id, agent=request.agent)
+        match fact:
+            case Assessed(assessment):
+                log.debug(
+                    names.TASK_ASSESSED,
+                    type=assessment.type,
+                    score=assessment.score_micro / 1_000_000,
+                    target_layer=assessment.target_layer,
+                    start_layer=assessment.start_layer,
+                )
+            case Selected():
+                log.debug(
+                    names.TASK_SELECTED,
+                    attempt=fact.attempt,
+                    layer=fact.model.layer,
+                    model=fact.model.key,
+                    skips=len(fact.skips),
+                    task_id=_task_id(fact.reservation_id),
+                )
+            case Fallback():
+                log.info(
+                    names.TASK_FALLBACK,
+                    attempt=fact.attempt,
+                    layer=fact.to_model.layer,
+                    from_model=fact.from_model.key,
+                    to_model=fact.to_model.key,
+                    failure=fact.cls.value,
+                    detail=fact.detail,
+                )
+            case Escalated():
+                log.info(
+                    names.TASK_ESCALATED,
+                    from_layer=fact.from_layer,
+                    to_layer=fact.to_layer,
+                    reason=fact.reason.value,
+                    kind=fact.kind.value,
+                    detail=fact.detail,
+                    attempt=fact.failed_attempt,
+                )
+            case Waiting():
+                log.info(
+                    names.TASK_WAITING,
+                    reason=fact.reason.value,
+                    rule=fact.rule,
+                    earliest_ms=fact.earliest_ms,
+                )
+            case Retracted():
+                log.warning(
+                    names.TASK_RETRACTED,
+                    attempt=fact.attempt,
+                    failure=fact.cls.value,
+                    detail=fact.detail,
+                )
+            case Alert():
+                log.warning(names.TASK_ALERT, kind=fact.kind.value, detail=fact.detail)
+
+    def _ended(self, request: Request, outcome: Outcome) -> None:
+        if self._level > (logging.INFO if isinstance(outcome, Finished) else logging.ERROR):
+            return
+        report = outcome.report
+        log = self._log.bind(
+            request_id=request.id, agent=request.agent, task_id=_task_of(report)
+        )
+        if isinstance(outcome, Finished):
+            log.info(
+                names.TASK_FINISHED,
+                type=report.assessment.type,
+                layer=report.layer_path[-1] if report.layer_path else "",
+                model=report.answered.key if report.answered else "",
+                attempts=len(report.attempts),
+                layers=len(report.layer_path),
+                input_tokens=report.usage.input_tokens,
+                output_tokens=report.usage.output_tokens,
+                charged_nano_usd=report.charged_nanos,
+                list_nano_usd=report.list_nanos,
+                duration_ms=report.ended_ms - report.started_ms,
+            )
+        else:
+            self._failed(log, outcome)
+
+    @staticmethod
+    def _failed(log: FilteringBoundLogger, outcome: Failed) -> None:
+        write = log.warning
+        if outcome.reason is ErrorReason.CANCELLED:
+            write = log.info
+        elif outcome.reason is ErrorReason.BUG:
+            write = log.error
+        write(
+            names.TASK_FAILED,
+            type=outcome.report.assessment.type,
+            reason=outcome.reason.value,
+            detail=outcome.detail,
+            attempts=len(outcome.report.attempts),
+            charged_nano_usd=outcome.report.charged_nanos,
+            retry_at_ms=outcome.retry_at_ms,
+            duration_ms=outcome.report.ended_ms - outcome.report.started_ms,
+        )
+
+
+def _task_id(reservation_id: str) -> str:
+    """Take the task's id out of the id of one of its reservations: it stands before the dot."""
+    return reservation_id.partition(".")[0]
+
+
+def _task_of(report: Report) -> str:
+    return _task_id(report.attempts[0].reservation_id) if report.attempts else ""

@@ -1,0 +1,130 @@
+"""Real processes: the server by its own command, and providers scripted in the test's process."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from escalade_server.core.catalog import Catalog, Model
+from escalade_server.provider_simulator import (
+    Account,
+    Fault,
+    FaultKind,
+    ModelScript,
+    Price,
+    ProviderScript,
+    Scenario,
+    Simulator,
+)
+from escalade_server.strategy.load import loads
+
+STRATEGIES = Path(__file__).resolve().parents[1] / "strategies"
+COMMAND = Path(sys.executable).with_name("escalade")
+START_S = 30.0
+STOP_S = 20.0
+NO_KEYS = {name: text for name, text in os.environ.items() if not name.endswith("_API_KEY")}
+
+
+@dataclass(slots=True)
+class World:
+    """One server over simulated providers."""
+
+    simulator: Simulator
+    catalog: Catalog
+    target: str
+    started: Mapping[str, object]
+    """What the server said of itself when it was ready."""
+    process: asyncio.subprocess.Process
+    log: Path
+
+    def account(self, provider: str, model: str) -> Account:
+        """Look up what a provider counted for a model, named as in the strategy."""
+        return self.simulator.ledger().of(provider, self.model(provider, model).wire_id)
+
+    def model(self, provider: str, model: str) -> Model:
+        """Look up a model of the strategy."""
+        return next(m for m in self.catalog.models if (m.provider, m.id) == (provider, model))
+
+    async def stop(self) -> int:
+        """Ask the server to end; answer its exit code."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), STOP_S)
+
+    def logged(self, event: str) -> list[dict[str, object]]:
+        """Read the log's lines of one event."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+
+def reference(version: int) -> str:
+    """Read a reference strategy."""
+    return (STRATEGIES / f"fallback-v{version}.yaml").read_text()
+
+
+def scenario_of(catalog: Catalog, scripts: Mapping[str, ModelScript]) -> Scenario:
+    """Script every model of a strategy at its own price; ``scripts`` are by ``provider/model``."""
+    unknown = scripts.keys() - {f"{m.provider}/{m.id}" for m in catalog.models}
+    assert not unknown, unknown
+    providers: dict[str, dict[str, ModelScript]] = {}
+    for model in catalog.models:
+        script = scripts.get(f"{model.provider}/{model.id}", ModelScript())
+        price = Price(input_pico=model.price.input_picos, output_pico=model.price.output_picos)
+        providers.setdefault(model.provider, {})[model.wire_id] = replace(script, price=price)
+    return Scenario(
+        providers={
+            name: ProviderScript(models=models, vendor="openai")
+            for name, models in providers.items()
+        }
+    )
+
+
+def pointed_at(strategy: str, catalog: Catalog, simulator: Simulator) -> str:
+    """Add overrides that send every provider of a strategy to the simulator."""
+    names = sorted({model.provider for model in catalog.models})
+    lines = "".join(
+        f"  {name}:\n    base_url: {simulator.provider_url(name)}\n    dialect: openai\n"
+        for name in names
+    )
+    return f"{strategy.rstrip()}\n\nproviders:\n{lines}"
+
+
+@asynccontextmanager
+async def world(
+    folder: Path, strategy: str, scripts: Mapping[str, ModelScript] | None = None
+) -> AsyncIterator[World]:
+    """Serve a strategy over providers that do what is scripted; ends with an orderly stop."""
+    catalog = loads(strategy, environ={}, assume_keys=True).catalog
+    simulator = Simulator(scenario_of(catalog, scripts or {}))
+    await simulator.start()
+    file, log = folder / "strategy.yaml", folder / "log.jsonl"
+    file.write_text(pointed_at(strategy, catalog, simulator))
+    with log.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            COMMAND, "serve", "--strategy", file, "--listen", "127.0.0.1:0",
+            "--state", folder / "state.sqlite3", "--grace", "5s", "--json",
+            stdout=asyncio.subprocess.PIPE, stderr=stderr, env=NO_KEYS,
+        )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), START_S)
+        assert line, log.read_text()
+        started = json.loads(line)
+        made = World(simulator, catalog, started["target"], started, process, log)
+        yield made
+        assert await made.stop() == 0, log.read_text()[-2_000:]
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await simulator.stop()
+
+
+def failing(kind: FaultKind, *on_requests: int) -> ModelScript:
+    """Script a model that refuses these of its requests, or all."""
+    return ModelScript(faults=(Fault(kind=kind, on_requests=on_requests),))

@@ -1,0 +1,138 @@
+"""What the tests of stores share: models, orders, a clock that is set by hand, raw looks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import apsw
+
+from escalade_server.core.catalog import Billing, Counter, CounterScope, Model, Period, Unit
+from escalade_server.core.commands import Candidate, Reserve, Settle
+from escalade_server.core.events import ReservationDenied, Reserved
+from escalade_server.core.money import Price
+from escalade_server.core.task import Basis
+from escalade_server.engine.calendar import Calendar
+from escalade_server.engine.ports import Store
+from escalade_server.stores.sqlite import SqliteStore
+
+NOW_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
+USD = 1_000_000_000
+numbers = count()
+
+
+@dataclass
+class HandClock:
+    """A clock that stands still until it is set."""
+
+    at_ms: int = NOW_MS
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+
+def counter(
+    key: str,
+    limit: int,
+    unit: Unit = Unit.REQUESTS,
+    period: Period = Period.DAY,
+    zone: str = "UTC",
+) -> Counter:
+    return Counter(key, unit, period, limit, CounterScope.MODEL, key, zone)
+
+
+def candidate(
+    *counters: Counter, tokens: int = 100, nanos: int = 10, position: int = 0
+) -> Candidate:
+    model = Model(
+        "p", "a", f"m{position}", "m", "openai", "layer", 0, position, frozenset(), counters,
+        Price(1, 1), Billing.METERED,
+    )  # fmt: skip
+    return Candidate(model, tokens, nanos, 10)
+
+
+def reserve(id_: str, *candidates: Candidate) -> Reserve:
+    return Reserve(id_, 1, candidates)
+
+
+def settle(
+    id_: str,
+    nanos: int = 10,
+    tokens: int = 100,
+    requests: int = 1,
+    basis: Basis = Basis.REPORTED,
+    hold_until_ms: int | None = None,
+) -> Settle:
+    return Settle(id_, 1, requests, tokens, nanos, nanos, basis, hold_until_ms)
+
+
+@dataclass
+class State:
+    """The state of one backend, over which stores are opened one after the other."""
+
+    path: Path | None
+    clock: HandClock = field(default_factory=HandClock)
+    open_stores: list[Store] = field(default_factory=list)
+
+    async def open(self, *counters: Counter) -> Store:
+        store = SqliteStore(self.path, self.clock, Calendar())
+        await store.open(counters)
+        self.open_stores.append(store)
+        return store
+
+    async def close(self) -> None:
+        for store in self.open_stores:
+            await store.close()
+
+    async def take(self, store: Store, *candidates: Candidate, id_: str = "") -> str:
+        """Reserve, which must work; the answer is the id."""
+        id_ = id_ or f"task-{next(numbers)}"
+        answer = await store.reserve(reserve(id_, *candidates), self.clock.at_ms)
+        assert isinstance(answer, Reserved), answer
+        return id_
+
+    async def refusal(self, store: Store, *candidates: Candidate) -> ReservationDenied:
+        """Reserve, which must not work."""
+        order = reserve(f"task-{next(numbers)}", *candidates)
+        answer = await store.reserve(order, self.clock.at_ms)
+        assert isinstance(answer, ReservationDenied), answer
+        return answer
+
+    def figures(self, store: Store, *counters: Counter) -> list[tuple[int, int]]:
+        """Answer spent and held of each counter."""
+        spends = {spend.counter.key: spend for spend in store.spends(self.clock.at_ms)}
+        return [(spends[each.key].spent, spends[each.key].held) for each in counters]
+
+
+def rows(path: Path, sql: str, *bindings: str | int) -> list[tuple[object, ...]]:
+    """Look into a file from outside."""
+    connection = apsw.Connection(str(path))
+    try:
+        return list(connection.execute(sql, bindings))
+    finally:
+        connection.close()
+
+
+def audit(path: Path) -> None:
+    """Check the invariants of quotas C6 on the file itself, without any code of the store."""
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+    spent: dict[tuple[int, int], int] = {}
+    held: dict[tuple[int, int], int] = {}
+    kinds = dict(_pairs(rows(path, "SELECT id, unit FROM counters")))
+    columns = "windows, state, tokens, nanos, used_requests, used_tokens, used_nanos"
+    for windows, state, *amounts in rows(path, f"SELECT {columns} FROM reservations"):  # noqa: S608
+        tokens, nanos, *used = (int(str(amount)) for amount in amounts)
+        reserved = (1, tokens, nanos)
+        for name in str(windows).split():
+            id_, starts_ms = (int(part) for part in name.split(":"))
+            column = ["requests", "tokens", "nanos"].index(str(kinds[id_]))
+            into, what = (held, reserved) if state in {0, 1} else (spent, used)
+            into[id_, starts_ms] = into.get((id_, starts_ms), 0) + what[column]
+    windows_now = rows(path, "SELECT counter, starts_ms, spent, held FROM windows")
+    for id_, starts_ms, booked, open_ in windows_now:
+        key = (int(str(id_)), int(str(starts_ms)))
+        assert (booked, open_) == (spent.get(key, 0), held.get(key, 0)), key
+
+
+def _pairs(found: Iterable[tuple[object, ...]]) -> Iterable[tuple[int, str]]:
+    return ((int(str(id_)), str(unit)) for id_, unit in found)
