@@ -25,6 +25,7 @@ from tests.api.world import (
     MODELS,
     NOW_MS,
     FakeRun,
+    World,
     answer_hello,
     ask,
     failed,
@@ -103,9 +104,7 @@ async def test_a_restart_tells_retracted_then_escalated_then_the_new_text() -> N
 async def test_a_failure_ends_with_one_failed_and_the_status_of_its_reason() -> None:
     async def fail(run: FakeRun) -> None:
         run.caller.announce(ASSESSED)
-        run.caller.announce(
-            Fallback(1, MODELS[0], MODELS[1], FailureClass.RATE_SHORT, "50 of 50")
-        )
+        run.caller.announce(Fallback(1, MODELS[0], MODELS[1], FailureClass.RATE_SHORT, "50 of 50"))
         run.caller.end(failed(ErrorReason.RATE_LIMITED, retry_at_ms=NOW_MS + 90_000))
 
     async with world(fail) as w:
@@ -143,9 +142,17 @@ async def test_a_bad_request_ends_with_failed_and_field_violations() -> None:
     assert w.engine.runs == []
 
 
+def raw_complete(w: World, data: bytes) -> aio.UnaryStreamCall[bytes, bytes]:
+    """Call with bytes as they are."""
+    method: aio.UnaryStreamMultiCallable[bytes, bytes] = w.channel.unary_stream(
+        "/escalade.v1.RouterService/Complete"
+    )
+    return method(data)
+
+
 async def test_bytes_that_are_no_message_are_invalid_and_leak_nothing() -> None:
     async with world() as w:
-        call = w.channel.unary_stream("/escalade.v1.RouterService/Complete")(b"\xff\xff\xff")
+        call = raw_complete(w, b"\xff\xff\xff")
         with pytest.raises(aio.AioRpcError) as caught:
             await call.read()
 
@@ -156,7 +163,7 @@ async def test_bytes_that_are_no_message_are_invalid_and_leak_nothing() -> None:
 async def test_text_that_is_not_utf8_is_invalid() -> None:
     wrong = ask("??").SerializeToString().replace(b"??", b"\xff\xfe")
     async with world() as w:
-        call = w.channel.unary_stream("/escalade.v1.RouterService/Complete")(wrong)
+        call = raw_complete(w, wrong)
         with pytest.raises(aio.AioRpcError) as caught:
             await call.read()
 

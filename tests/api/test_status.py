@@ -103,9 +103,7 @@ def test_an_instant_in_the_past_means_now() -> None:
 def test_details_stay_within_4_kib_and_tell_how_many_were_cut() -> None:
     """P6: more is lost on the way, and the code with it."""
     violations = tuple((f"messages[{n}].parts[0].text", "ä" * 300) for n in range(500))
-    refusal = Refusal(
-        error_pb2.ERROR_REASON_REQUEST_INVALID, "x" * 10_000, violations=violations
-    )
+    refusal = Refusal(error_pb2.ERROR_REASON_REQUEST_INVALID, "x" * 10_000, violations=violations)
     status = status_of(refusal)
     info = details(refusal, error_details_pb2.ErrorInfo)
     bad = details(refusal, error_details_pb2.BadRequest)
@@ -115,6 +113,15 @@ def test_details_stay_within_4_kib_and_tell_how_many_were_cut() -> None:
     assert isinstance(bad, error_details_pb2.BadRequest)
     assert bad.field_violations
     assert int(info.metadata["omitted"]) + len(bad.field_violations) == 500
+
+
+def test_long_metadata_and_messages_fit_too() -> None:
+    metadata = tuple((f"key{n}", "ß" * 5_000) for n in range(20))
+    status = status_of(
+        Refusal(error_pb2.ERROR_REASON_BUDGET_EXHAUSTED, "ß" * 5_000, metadata=metadata)
+    )
+
+    assert status.ByteSize() <= DETAILS_BYTES_MAX
 
 
 def test_what_is_not_built_is_named() -> None:

@@ -25,7 +25,6 @@ from escalade_server.core.catalog import (
     Layer,
     Model,
     Period,
-    Rules,
     Scoring,
     TaskType,
     Unit,
@@ -42,6 +41,7 @@ from escalade_server.core.facts import (
     Selected,
 )
 from escalade_server.core.money import Price
+from escalade_server.core.rules import Rules
 from escalade_server.core.standing import Standing, Verdict, VerdictClass
 from escalade_server.core.task import Basis, FinishReason, Request, Text, Usage
 from escalade_server.core.trace import (
@@ -116,7 +116,7 @@ ESCALATED = Escalated(
 
 
 def selected(attempt: int = 1, of: Model = MODELS[0]) -> Selected:
-    skip = Skip("free", MODELS[1], Verdict(VerdictClass.RATE, detail="50 of 50 requests today"))
+    skip = Skip("free", MODELS[1], Verdict(VerdictClass.RATE, note="50 of 50 requests today"))
     return Selected(attempt, of, f"r{attempt}", NOW_MS + 600_000, 1_000, 4_096, (skip,))
 
 

@@ -10,13 +10,13 @@ from escalade_server.core.catalog import (
     Layer,
     Model,
     Period,
-    Rules,
     Scoring,
     TaskType,
     Trigger,
     Unit,
 )
 from escalade_server.core.money import Price
+from escalade_server.core.rules import Rules
 from escalade_server.core.task import Constraints, Message, Request, Role, Task, Text
 
 T0 = 1_790_000_000_000

@@ -35,7 +35,6 @@ from escalade_server.core.standing import Bench, Denial, Standing
 from escalade_server.core.task import FinishReason, Request, Usage
 from tests.core.builders import T0
 
-
 T = TypeVar("T")
 
 

@@ -8,12 +8,16 @@ from escalade_server.core.catalog import (
     ComplexityTrigger,
     Condition,
     LayerTrigger,
-    OnOutage,
-    OnRateLimit,
-    OnTargetExhausted,
-    Rules,
 )
-from escalade_server.core.commands import CallModel, CancelCall, Deliver, End, Reserve, SetBench, Settle
+from escalade_server.core.commands import (
+    CallModel,
+    CancelCall,
+    Deliver,
+    End,
+    Reserve,
+    SetBench,
+    Settle,
+)
 from escalade_server.core.events import SettleFailed, StoreFailed
 from escalade_server.core.facts import (
     Alert,
@@ -28,6 +32,7 @@ from escalade_server.core.facts import (
     Waiting,
 )
 from escalade_server.core.failure import FailureClass
+from escalade_server.core.rules import OnOutage, OnRateLimit, OnTargetExhausted, Rules
 from escalade_server.core.standing import Balance, Bench, Cause, Denial, Standing, VerdictClass
 from escalade_server.core.task import (
     Basis,

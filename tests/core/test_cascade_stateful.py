@@ -12,7 +12,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from escalade_server.core.catalog import OnOutage, OnRateLimit, OnTargetExhausted, Rules
 from escalade_server.core.commands import (
     Announce,
     CallModel,
@@ -20,7 +19,6 @@ from escalade_server.core.commands import (
     Deliver,
     End,
     Reserve,
-    SetBench,
     Settle,
 )
 from escalade_server.core.events import (
@@ -37,6 +35,7 @@ from escalade_server.core.events import (
 )
 from escalade_server.core.facts import Escalated, Finished, Retracted, Selected
 from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.rules import OnOutage, OnRateLimit, OnTargetExhausted, Rules
 from escalade_server.core.standing import (
     Balance,
     Bench,

@@ -27,7 +27,7 @@ STRATEGIES = Path(__file__).resolve().parents[1] / "strategies"
 COMMAND = Path(sys.executable).with_name("escalade")
 START_S = 30.0
 STOP_S = 20.0
-NO_KEYS = {name: text for name, text in os.environ.items() if not name.endswith("_API_KEY")}
+KEY_NAME = "SIMULATED_KEY"
 
 
 @dataclass(slots=True)
@@ -89,6 +89,7 @@ def pointed_at(strategy: str, catalog: Catalog, simulator: Simulator) -> str:
     names = sorted({model.provider for model in catalog.models})
     lines = "".join(
         f"  {name}:\n    base_url: {simulator.provider_url(name)}\n    dialect: openai\n"
+        f"    api_key_env: {KEY_NAME}\n"
         for name in names
     )
     return f"{strategy.rstrip()}\n\nproviders:\n{lines}"
@@ -108,7 +109,7 @@ async def world(
         process = await asyncio.create_subprocess_exec(
             COMMAND, "serve", "--strategy", file, "--listen", "127.0.0.1:0",
             "--state", folder / "state.sqlite3", "--grace", "5s", "--json",
-            stdout=asyncio.subprocess.PIPE, stderr=stderr, env=NO_KEYS,
+            stdout=asyncio.subprocess.PIPE, stderr=stderr, env=os.environ | {KEY_NAME: "made-up"},
         )  # fmt: skip
     try:
         assert process.stdout is not None

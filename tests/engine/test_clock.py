@@ -75,9 +75,7 @@ def test_a_jump_of_forty_days_is_not_followed_at_once() -> None:
     assert world.error_ms == 0, "it has stood for a quarter of an hour"
 
 
-@given(
-    st.lists(st.tuples(st.integers(-900, 900), st.integers(0, 4_000)), min_size=1, max_size=30)
-)
+@given(st.lists(st.tuples(st.integers(-900, 900), st.integers(0, 4_000)), min_size=1, max_size=30))
 def test_it_never_goes_back_and_a_rate_never_runs_on(moves: list[tuple[int, int]]) -> None:
     """The wall is set by so many seconds; then nobody reads the clock for so many seconds."""
     world = World()

@@ -1,6 +1,7 @@
 """Golden cases: a request in neutral terms and on the wire, an answer on the wire and as events."""
 
 import base64
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -113,7 +114,7 @@ def decode(decoder: Decoder, pieces: Iterable[bytes]) -> list[ChunkArrived | Fai
 
 def usage(told: Usage | None) -> Json | None:
     """Usage by its names."""
-    return told and {name: getattr(told, name) for name in Usage.__slots__}
+    return None if told is None else dataclasses.asdict(told)
 
 
 def finish(told: Finish | None) -> list[str] | None:
@@ -125,13 +126,14 @@ def merged(events: Iterable[ChunkArrived | Failure]) -> Json:
     """What a reader has at the end: the same for every split of the bytes."""
     deltas: list[Json] = []
     calls: dict[int, list[Any]] = {}
-    told: Json = {"finish": None, "usage": None, "model": "", "cost_nanos": None, "failure": None}
+    failure: Json | None = None
+    told: Json = {"finish": None, "usage": None, "model": "", "cost_nanos": None}
     for event in events:
-        assert told["failure"] is None, "nothing follows a failure"
+        assert failure is None, "nothing follows a failure"
         if isinstance(event, Failure):
-            told["failure"] = {"class": event.cls.value, "code": event.code}
+            failure = {"class": event.cls.value, "code": event.code}
             if event.reset_at_ms is not None:
-                told["failure"]["reset_at_ms"] = event.reset_at_ms
+                failure["reset_at_ms"] = event.reset_at_ms
             continue
         for delta in event.deltas:
             assert told["finish"] is None, "no text follows a finish reason"
@@ -154,4 +156,4 @@ def merged(events: Iterable[ChunkArrived | Failure]) -> Json:
         told["usage"] = usage(event.usage) or told["usage"]
         told["model"] = event.model or told["model"]
         told["cost_nanos"] = event.cost_nanos or told["cost_nanos"]
-    return {"deltas": deltas, **told}
+    return {"deltas": deltas, **told, "failure": failure}

@@ -141,9 +141,7 @@ async def test_the_same_reservation_twice_is_one(state: State) -> None:
     full = counter("full", 0)
     store = await state.open(daily, full)
     order = reserve("same", candidate(full, position=3), candidate(daily, position=8))
-    first, second = await asyncio.gather(
-        store.reserve(order, NOW_MS), store.reserve(order, NOW_MS)
-    )
+    first, second = await asyncio.gather(store.reserve(order, NOW_MS), store.reserve(order, NOW_MS))
     assert first == second == await store.reserve(order, NOW_MS)
     assert state.figures(store, daily) == [(0, 1)]
     await store.settle(settle("same"), NOW_MS)
@@ -297,9 +295,7 @@ async def test_uncertain_stays_held_then_is_booked_in_full(state: State) -> None
     money = counter("money", 1_000, Unit.NANOS)
     store = await state.open(money)
     until = NOW_MS + 15 * MINUTE_MS
-    first, second, third = [
-        await state.take(store, candidate(money, nanos=300)) for _ in range(3)
-    ]
+    first, second, third = [await state.take(store, candidate(money, nanos=300)) for _ in range(3)]
     for id_ in (first, second, third):
         await store.settle(settle(id_, 0, 0, 0, Basis.ESTIMATED, until), NOW_MS)
     assert state.figures(store, money) == [(0, 900)]

@@ -66,7 +66,7 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     """S6, P18: and let in at once when the first one is dead."""
     path = tmp_path / "state.db"
     state = State(path)
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220  # there is nothing else on this loop
         [*VICTIM, "hold", str(path)],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as holder:  # fmt: skip

@@ -38,7 +38,7 @@ class FaultyFile(apsw.VFSFile):
     def __init__(
         self, name: apsw.URIFilename | str | None, flags: list[int], fault: Callable[[str], None]
     ) -> None:
-        super().__init__("", name, flags)  # type: ignore[arg-type]  # None is a temporary file
+        super().__init__("", name, flags)
         self.fault = fault
 
     def xSync(self, flags: int) -> None:  # noqa: N802  # SQLite's name
@@ -237,7 +237,7 @@ async def test_s5_a_newer_schema_is_refused(tmp_path: Path) -> None:
     state = State(path)
     await (await state.open(DAILY)).close()
     rows(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    with pytest.raises(StoreError, match="newer version.*update escalade"):
+    with pytest.raises(StoreError, match=r"newer version.*update escalade"):
         await state.open(DAILY)
 
 

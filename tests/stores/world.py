@@ -129,8 +129,8 @@ def audit(path: Path) -> None:
             into, what = (held, reserved) if state in {0, 1} else (spent, used)
             into[id_, starts_ms] = into.get((id_, starts_ms), 0) + what[column]
     windows_now = rows(path, "SELECT counter, starts_ms, spent, held FROM windows")
-    for id_, starts_ms, booked, open_ in windows_now:
-        key = (int(str(id_)), int(str(starts_ms)))
+    for counter_id, starts, booked, open_ in windows_now:
+        key = (int(str(counter_id)), int(str(starts)))
         assert (booked, open_) == (spent.get(key, 0), held.get(key, 0)), key
 
 

@@ -13,13 +13,15 @@ from escalade_server.core.catalog import (
     DataPolicy,
     LayerTrigger,
     Model,
+    Scoring,
+)
+from escalade_server.core.rules import (
     OnAllExhausted,
     OnBudgetAlert,
     OnComplexity,
     OnOutage,
     OnRateLimit,
     Rules,
-    Scoring,
 )
 from tests.strategy.strategies import reference
 

@@ -13,6 +13,10 @@ from escalade_server.core.catalog import (
     DataPolicy,
     Feature,
     Model,
+    Scoring,
+    TaskType,
+)
+from escalade_server.core.rules import (
     OnAllExhausted,
     OnBudgetAlert,
     OnComplexity,
@@ -20,8 +24,6 @@ from escalade_server.core.catalog import (
     OnRateLimit,
     OnTargetExhausted,
     Rules,
-    Scoring,
-    TaskType,
 )
 from escalade_server.strategy.errors import StrategyErrors
 from tests.strategy.strategies import GOOD, changed, loaded, with_more

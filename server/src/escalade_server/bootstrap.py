@@ -33,23 +33,24 @@ from escalade_server.provider_simulator import (
     default_scenario,
     load_scenario,
 )
+from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.http import HttpClient, HttpLimits
-from escalade_server.providers.openai_chat import OpenAIChat
+from escalade_server.providers.registry import CODECS, ProviderRegistry
 from escalade_server.stores.sqlite import SqliteStore
 from escalade_server.strategy.errors import StrategyErrors
 from escalade_server.strategy.load import Loaded, load
 from escalade_server.strategy.model import schema
 from escalade_server.strategy.vocabulary import vocabulary
 from escalade_server.telemetry import names
-from escalade_server.telemetry.logs import Format, Level, LogObserver, make_logger
+from escalade_server.telemetry.logs import Format, Level, LogObserver, is_text, make_logger
 from escalade_server.telemetry.mistakes import LoggedMistakes
 from escalade_server.telemetry.observers import Observers
 from escalade_server.telemetry.sink import LineSink
 
-try:
-    from uvloop import new_event_loop
-except ImportError:  # Windows has none
+if sys.platform == "win32":
     from asyncio import new_event_loop
+else:
+    from uvloop import new_event_loop
 
 __all__ = [
     "Format",
@@ -75,8 +76,9 @@ __all__ = [
 T = TypeVar("T")
 
 DEFAULT_STATE = "escalade.sqlite3"
+DIALECTS = frozenset(CODECS)
 DRAIN_S = 10.0
-"""Time to settle what runs when the grace is over; the rest is booked in full at the next start."""
+"""Time to settle what runs after the grace; the rest is booked in full at the next start."""
 
 
 class StartError(Exception):
@@ -85,13 +87,14 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What ``serve`` is told. ``state`` is a path or URL; None: the strategy's, else a file here."""
+    """What ``serve`` is told."""
 
     strategy: str
     host: str = "127.0.0.1"
     port: int = 50051
     """0 lets the system choose."""
     state: str | None = None
+    """A path or URL; None: what the strategy says, else a file in the working directory."""
     reflection: bool = False
     grace_s: float = 30.0
     log_format: Format | None = None
@@ -110,7 +113,7 @@ def load_strategy(path: str, *, assume_keys: bool = False) -> Loaded:
     Raises:
         StrategyErrors: everything that is wrong with the file.
     """
-    return load(path, environ=os.environ, assume_keys=assume_keys)
+    return load(path, environ=os.environ, built_dialects=DIALECTS, assume_keys=assume_keys)
 
 
 def missing_keys(loaded: Loaded) -> dict[tuple[str, str], str]:
@@ -214,7 +217,8 @@ async def start(
         StartError: the state cannot be opened, or the address not be listened on.
     """
     stream = log_stream or sys.stderr
-    loaded = load(options.strategy, environ=os.environ if environ is None else environ)
+    keys = os.environ if environ is None else environ
+    loaded = load(options.strategy, environ=keys, built_dialects=DIALECTS)
     state = options.state or loaded.state_url or DEFAULT_STATE
     path = state_path(state)
     clock, entropy = SystemClock(), SystemEntropy()
@@ -225,7 +229,7 @@ async def start(
         mistakes = LoggedMistakes(log, entropy.task_id)
         _catch_strays(stack, mistakes)
         http = await stack.enter_async_context(HttpClient(HttpLimits()))
-        is_new = path is None or not os.path.exists(path)
+        is_new = path is None or not _exists(path)
         store = SqliteStore(path, clock, Calendar())
         stack.push_async_callback(store.close)
         try:
@@ -250,7 +254,8 @@ async def start(
         except BindError as error:
             raise StartError(f"{error}") from error
         target = f"{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
-        _say(log, loaded, target, state if is_new else "")
+        if not is_text(stream, options.log_format):  # people are told by the command itself
+            _say(log, loaded, target, state if is_new else "")
         return Running(
             loaded=loaded,
             target=target,
@@ -265,6 +270,24 @@ def counters_of(loaded: Loaded) -> list[Counter]:
     """List every counter of a strategy once, in the order of the file."""
     models = loaded.catalog.models
     return list({counter.key: counter for m in models for counter in m.counters}.values())
+
+
+def providers_of(loaded: Loaded, http: HttpClient, clock: SystemClock) -> ProviderRegistry:
+    """Hand each account its key; models of the accounts left out are absent from the catalog."""
+    endpoints = [
+        (
+            found.dialect,
+            Endpoint(
+                found.provider,
+                found.account,
+                found.base_url,
+                found.secret.reveal() if found.secret else "",
+            ),
+        )
+        for found in loaded.endpoints.values()
+        if found.dialect in CODECS and not found.missing
+    ]
+    return ProviderRegistry.over_http(endpoints, http, clock, loaded.catalog.rules.connect_ms)
 
 
 def server_options(options: Options, loaded: Loaded, clock: SystemClock) -> ServerOptions:
@@ -309,6 +332,10 @@ def _catch_strays(stack: AsyncExitStack, mistakes: LoggedMistakes) -> None:
 
     stack.callback(loop.set_exception_handler, loop.get_exception_handler())
     loop.set_exception_handler(on_stray)
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
 
 
 def _say(log: FilteringBoundLogger, loaded: Loaded, target: str, new_state: str) -> None:

@@ -75,6 +75,13 @@ _TOOL_MODE: Mapping[int, ToolMode] = {
     _C.TOOL_MODE_NONE: ToolMode.NONE,
     _C.TOOL_MODE_REQUIRED: ToolMode.REQUIRED,
 }
+_DEMANDS: Mapping[int, str] = {escalation_pb2.DATA_DEMAND_NO_TRAINING: "NO_TRAINING"}
+_DEMANDS_BUILT = frozenset(
+    {escalation_pb2.DATA_DEMAND_UNSPECIFIED, escalation_pb2.DATA_DEMAND_PRIVATE}
+)
+NO_LIMITS, NO_TASK, NO_SAMPLING = Constraints(), Task(), Sampling()
+FREE_CHOICE, PLAIN_TEXT = ToolChoice(), ResponseFormat()
+
 _T = TypeVar("_T")
 _Real = Literal["temperature", "top_p", "frequency_penalty", "presence_penalty"]
 
@@ -98,30 +105,32 @@ def request_from_proto(
         RefusedError: with every finding.
     """
     found = Findings()
+    has = wire.HasField  # an absent message is not looked into: most requests have few of them
     _unbuilt(wire, found)
-    tools = _tools(wire, found)
-    constraints = _constraints(wire.constraints, catalog, found)
-    work_ms = catalog.rules.work_ms
-    if wire.constraints.HasField("timeout"):
-        timeout = wire.constraints.timeout
-        work_ms = found.span_ms("constraints.timeout", timeout, 1, DURATION_MS_MAX)
+    work_ms, constraints = catalog.rules.work_ms, NO_LIMITS
+    if has("constraints"):
+        constraints = _constraints(wire.constraints, catalog, found)
+        if wire.constraints.HasField("timeout"):
+            timeout = wire.constraints.timeout
+            work_ms = found.span_ms("constraints.timeout", timeout, 1, DURATION_MS_MAX)
     flush_ms = 0
-    if wire.HasField("flush_interval"):
+    if has("flush_interval"):
         flush_ms = found.span_ms("flush_interval", wire.flush_interval, 0, FLUSH_MS_MAX)
     if wire.request_id:
         request_id = found.matches("request_id", wire.request_id, ID)
     output_max = None
-    if wire.HasField("max_output_tokens"):
+    if has("max_output_tokens"):
         asked = wire.max_output_tokens
         output_max = found.whole("max_output_tokens", asked, 1, OUTPUT_TOKENS_MAX)  # C15
+    shape = wire.response_format if has("response_format") else None
     request = Request(
         id=request_id,
-        task=_task(wire.task, found),
+        task=_task(wire.task, found) if has("task") else NO_TASK,
         messages=messages_from_proto(wire.messages, found),
-        tools=tools,
-        tool_choice=_tool_choice(wire, found),
-        response_format=_response_format(wire.response_format, found),
-        sampling=_sampling(wire.sampling, found) if wire.HasField("sampling") else Sampling(),
+        tools=_tools(wire, found) if wire.tools or shape is not None else (),
+        tool_choice=_tool_choice(wire, found) if has("tool_choice") else FREE_CHOICE,
+        response_format=PLAIN_TEXT if shape is None else _response_format(shape, found),
+        sampling=_sampling(wire.sampling, found) if has("sampling") else NO_SAMPLING,
         effort=_enum("reasoning_effort", wire.reasoning_effort, _EFFORT, found),
         output_tokens_max=output_max,
         constraints=constraints,
@@ -143,27 +152,25 @@ def _enum(path: str, value: int, table: Mapping[int, _T], found: Findings) -> _T
 
 def _unbuilt(wire: CompleteRequest, found: Findings) -> None:
     """Name what is asked for and not built; never ignore it (P15)."""
-    task, limits = wire.task, wire.constraints
-    asked = (
-        ("quality", wire.HasField("quality") and wire.quality.ByteSize() > 0),
-        ("resume_token", bool(wire.resume_token)),
-        ("task.dry_run", task.dry_run),
-        ("task.session_id", bool(task.session_id)),
-        ("task.evidence", bool(task.evidence)),
-        ("sampling.top_k", wire.sampling.HasField("top_k")),
-        ("constraints.may_wait", limits.may_wait),
-        ("constraints.max_wait", limits.HasField("max_wait")),
-    )
+    asked = [("resume_token", bool(wire.resume_token))]
+    if wire.HasField("quality"):
+        asked.append(("quality", wire.quality.ByteSize() > 0))
+    if wire.HasField("sampling"):
+        asked.append(("sampling.top_k", wire.sampling.HasField("top_k")))
+    if wire.HasField("constraints"):
+        asked.append(("constraints.may_wait", wire.constraints.may_wait))
+        asked.append(("constraints.max_wait", wire.constraints.HasField("max_wait")))
+    if wire.HasField("task"):
+        task = wire.task
+        demand = task.data_demand
+        word = _DEMANDS.get(demand, str(demand))
+        asked.append(("task.dry_run", task.dry_run))
+        asked.append(("task.session_id", bool(task.session_id)))
+        asked.append(("task.evidence", bool(task.evidence)))
+        asked.append((f"task.data_demand = {word}", demand not in _DEMANDS_BUILT))
     for name, is_asked in asked:
         if is_asked:
             found.unbuilt(name)
-    demand = task.data_demand
-    if demand not in (escalation_pb2.DATA_DEMAND_UNSPECIFIED, escalation_pb2.DATA_DEMAND_PRIVATE):
-        found.unbuilt(
-            "task.data_demand = NO_TRAINING"
-            if demand == escalation_pb2.DATA_DEMAND_NO_TRAINING
-            else f"task.data_demand = {demand}"
-        )
 
 
 def _task(wire: escalation_pb2.Task, found: Findings) -> Task:

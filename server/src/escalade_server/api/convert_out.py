@@ -46,7 +46,7 @@ from escalade_server.core.task import (
     Usage,
 )
 from escalade_server.core.trace import (
-    Answer,
+    Assessment,
     AttemptRecord,
     AttemptStatus,
     Clamp,
@@ -97,10 +97,6 @@ UNITS: Mapping[Unit, _V1.QuotaUnit.ValueType] = {
     Unit.TOKENS: _V1.QUOTA_UNIT_TOKENS,
     Unit.NANOS: _V1.QUOTA_UNIT_NANO_USD,
 }
-NO_FAILURE = error_pb2.FAILURE_CLASS_UNSPECIFIED
-NO_FINISH = completion_pb2.FINISH_REASON_UNSPECIFIED
-NO_CLAMP = escalation_pb2.START_CLAMP_UNSPECIFIED
-
 BUG_MESSAGE = "the service made a mistake; quote the id when you report it"
 """All that a caller is told of a mistake of ours (P5, D8)."""
 
@@ -126,11 +122,23 @@ def time_to_proto(instant_ms: int | None) -> timestamp_pb2.Timestamp | None:
     return timestamp_pb2.Timestamp(seconds=seconds, nanos=rest_ms * 1_000_000)
 
 
+def _put_time(wire: timestamp_pb2.Timestamp, instant_ms: int) -> None:
+    wire.seconds, rest_ms = divmod(instant_ms, 1_000)
+    wire.nanos = rest_ms * 1_000_000
+
+
+def _put_model(wire: escalation_pb2.ModelRef, model: Model) -> None:
+    wire.layer = model.layer
+    wire.provider = model.provider
+    wire.account = model.account
+    wire.model = model.id
+
+
 def model_to_proto(model: Model) -> escalation_pb2.ModelRef:
     """Name a model."""
-    return escalation_pb2.ModelRef(
-        layer=model.layer, provider=model.provider, account=model.account, model=model.id
-    )
+    wire = escalation_pb2.ModelRef()
+    _put_model(wire, model)
+    return wire
 
 
 def quota_to_proto(counter: Counter, spent: int, held: int, ends_ms: int) -> escalation_pb2.Quota:
@@ -152,80 +160,86 @@ def reason_word(cause: Cause) -> str:
     return "" if cause is Cause.NONE else cause.value
 
 
-def _skip(skip: Skip) -> escalation_pb2.Skip:
-    verdict, model = skip.verdict, skip.model
-    target = escalation_pb2.ModelRef(layer=skip.layer) if model is None else model_to_proto(model)
-    return escalation_pb2.Skip(
-        target=target,
-        verdict=VERDICTS[verdict.cls],
-        reason=reason_word(verdict.cause),
-        detail=wire_text(verdict.detail),
-        until=time_to_proto(verdict.until_ms),
-    )
+def _put_skip(wire: escalation_pb2.Skip, skip: Skip) -> None:
+    verdict, model, target = skip.verdict, skip.model, wire.target
+    if model is None:
+        target.layer = skip.layer
+    else:
+        _put_model(target, model)
+    wire.verdict = VERDICTS[verdict.cls]
+    wire.reason = reason_word(verdict.cause)
+    wire.detail = wire_text(verdict.detail)
+    if verdict.until_ms is not None and verdict.until_ms < NEVER_MS:
+        _put_time(wire.until, verdict.until_ms)
 
 
-def usage_to_proto(usage: Usage) -> completion_pb2.Usage:
+def _put_usage(wire: completion_pb2.Usage, usage: Usage) -> None:
     """Count tokens; parts that nobody reported are absent."""
-    return completion_pb2.Usage(
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cached_tokens or None,
-        cache_write_tokens=usage.cache_write_tokens or None,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.reasoning_tokens or None,
-    )
+    wire.input_tokens = usage.input_tokens
+    wire.output_tokens = usage.output_tokens
+    if usage.cached_tokens:
+        wire.cached_input_tokens = usage.cached_tokens
+    if usage.cache_write_tokens:
+        wire.cache_write_tokens = usage.cache_write_tokens
+    if usage.reasoning_tokens:
+        wire.reasoning_tokens = usage.reasoning_tokens
 
 
-def _attempt(record: AttemptRecord) -> escalation_pb2.Attempt:
-    failure, finish = record.failure, record.finish
-    return escalation_pb2.Attempt(
-        attempt=record.number,
-        target=model_to_proto(record.model),
-        status=ATTEMPTS[record.status],
-        failure_class=NO_FAILURE if failure is None else FAILURES[failure],
-        detail=wire_text(record.detail),
-        http_status=record.http_status or None,
-        started=time_to_proto(record.started_ms),
-        first_token=time_to_proto(record.first_delta_ms),
-        ended=time_to_proto(record.ended_ms),
-        finish_reason=NO_FINISH if finish is None else FINISHES[finish],
-        reported_model=wire_text(record.reported_model),
-        usage=usage_to_proto(record.usage),
-        cost=completion_pb2.Cost(
-            list_nano_usd=record.list_nanos, charged_nano_usd=record.charged_nanos
-        ),
-        basis=BASES[record.basis],
-        reservation_id=record.reservation_id,
-    )
+def _put_cost(wire: completion_pb2.Cost, list_nanos: int, charged_nanos: int) -> None:
+    wire.list_nano_usd = list_nanos
+    wire.charged_nano_usd = charged_nanos
 
 
-def report_to_proto(report: Report) -> escalation_pb2.Report:
+def _put_attempt(wire: escalation_pb2.Attempt, record: AttemptRecord) -> None:
+    wire.attempt = record.number
+    _put_model(wire.target, record.model)
+    wire.status = ATTEMPTS[record.status]
+    if record.failure is not None:
+        wire.failure_class = FAILURES[record.failure]
+    wire.detail = wire_text(record.detail)
+    if record.http_status:
+        wire.http_status = record.http_status
+    _put_time(wire.started, record.started_ms)
+    if record.first_delta_ms:
+        _put_time(wire.first_token, record.first_delta_ms)
+    _put_time(wire.ended, record.ended_ms)
+    if record.finish is not None:
+        wire.finish_reason = FINISHES[record.finish]
+    wire.reported_model = wire_text(record.reported_model)
+    _put_usage(wire.usage, record.usage)
+    _put_cost(wire.cost, record.list_nanos, record.charged_nanos)
+    wire.basis = BASES[record.basis]
+    wire.reservation_id = record.reservation_id
+
+
+def put_report(wire: escalation_pb2.Report, report: Report) -> None:
     """Write the whole record of a task."""
-    weakest = max((BASES[r.basis] for r in report.attempts), default=BASES[Basis.NONE])
-    selected, answered = report.selected, report.answered
-    return escalation_pb2.Report(
-        request_id=report.request_id,
-        requested_model=report.requested_model,
-        selected=None if selected is None else model_to_proto(selected),
-        answered=None if answered is None else model_to_proto(answered),
-        layer_path=report.layer_path,
-        usage=usage_to_proto(report.usage),
-        cost=completion_pb2.Cost(
-            list_nano_usd=report.list_nanos, charged_nano_usd=report.charged_nanos
-        ),
-        basis=weakest,
-        baseline_model=report.baseline_model,
-        baseline_nano_usd=report.baseline_nanos or 0,
-        headroom=[
-            quota_to_proto(room.counter, room.spent, room.held, room.resets_ms)
-            for room in report.headroom
-        ],
-        earliest=time_to_proto(report.earliest_ms),
-        attempts=[_attempt(record) for record in report.attempts],
-        skips=[_skip(skip) for skip in report.skips],
-        story=wire_text(report.story),
-        started=time_to_proto(report.started_ms),
-        ended=time_to_proto(report.ended_ms),
-    )
+    wire.request_id = report.request_id
+    wire.requested_model = report.requested_model
+    if report.selected is not None:
+        _put_model(wire.selected, report.selected)
+    if report.answered is not None:
+        _put_model(wire.answered, report.answered)
+    wire.layer_path.extend(report.layer_path)
+    _put_usage(wire.usage, report.usage)
+    _put_cost(wire.cost, report.list_nanos, report.charged_nanos)
+    wire.baseline_model = report.baseline_model
+    wire.baseline_nano_usd = report.baseline_nanos or 0
+    weakest = BASES[Basis.NONE]
+    for record in report.attempts:
+        _put_attempt(wire.attempts.add(), record)
+        weakest = max(weakest, BASES[record.basis])
+    wire.basis = weakest
+    for room in report.headroom:
+        quota = quota_to_proto(room.counter, room.spent, room.held, room.resets_ms)
+        wire.headroom.append(quota)
+    if report.earliest_ms is not None and report.earliest_ms < NEVER_MS:
+        _put_time(wire.earliest, report.earliest_ms)
+    for skip in report.skips:
+        _put_skip(wire.skips.add(), skip)
+    wire.story = wire_text(report.story)
+    _put_time(wire.started, report.started_ms)
+    _put_time(wire.ended, report.ended_ms)
 
 
 def part_to_proto(part: Part) -> completion_pb2.Part:
@@ -258,118 +272,119 @@ def state_to_proto(state: ProviderState) -> completion_pb2.ProviderState:
     return completion_pb2.ProviderState(dialect=state.dialect, model=state.model, data=state.data)
 
 
-def _answer(answer: Answer) -> completion_pb2.Message:
-    return completion_pb2.Message(
-        role=completion_pb2.ROLE_ASSISTANT, parts=[part_to_proto(part) for part in answer.parts]
-    )
+def _put_assessed(wire: escalation_pb2.Assessed, made: Assessment) -> None:
+    wire.score = made.score_micro / MICRO
+    parts = wire.parts
+    parts.files = made.files_micro / MICRO
+    parts.depth = made.depth_micro / MICRO
+    parts.context = made.context_micro / MICRO
+    if made.threshold_micro is not None:
+        wire.threshold = made.threshold_micro / MICRO
+    wire.task_type = made.type
+    wire.complexity_stated = made.stated
+    if made.estimated:
+        estimated = dict(made.estimated)
+        wire.complexity_estimated = not made.stated
+        wire.type_estimated = "type" in estimated
+        wire.tokens_estimated = "tokens" in estimated
+        wire.estimate_reason = wire_text("; ".join(f"{k}: {why}" for k, why in made.estimated))
+    wire.target_layer = made.target_layer
+    wire.start_layer = made.start_layer
+    if made.clamped_by is not None:
+        wire.clamped_by = CLAMPS[made.clamped_by]
 
 
-def _assessed(fact: Assessed) -> escalation_pb2.Assessed:
-    made = fact.assessment
-    estimated = dict(made.estimated)
-    threshold, clamp = made.threshold_micro, made.clamped_by
-    return escalation_pb2.Assessed(
-        score=made.score_micro / MICRO,
-        parts=escalation_pb2.ScoreParts(
-            files=made.files_micro / MICRO,
-            depth=made.depth_micro / MICRO,
-            context=made.context_micro / MICRO,
-        ),
-        threshold=None if threshold is None else threshold / MICRO,
-        task_type=made.type,
-        complexity_stated=made.stated,
-        complexity_estimated=bool(estimated) and not made.stated,
-        type_estimated="type" in estimated,
-        tokens_estimated="tokens" in estimated,
-        estimate_reason=wire_text("; ".join(f"{k}: {why}" for k, why in made.estimated)),
-        target_layer=made.target_layer,
-        start_layer=made.start_layer,
-        clamped_by=NO_CLAMP if clamp is None else CLAMPS[clamp],
-    )
+def _put_selected(wire: escalation_pb2.Selected, fact: Selected) -> None:
+    model = fact.model
+    wire.attempt = fact.attempt
+    _put_model(wire.target, model)
+    wire.wire_model = model.wire_id
+    wire.dialect = model.dialect
+    wire.reservation_id = fact.reservation_id
+    if fact.expires_ms:
+        _put_time(wire.expires, fact.expires_ms)
+    wire.max_input_tokens = fact.input_tokens_max
+    wire.max_output_tokens = fact.output_tokens_max
+    for skip in fact.skips:
+        _put_skip(wire.skips.add(), skip)
 
 
-def _selected(fact: Selected) -> escalation_pb2.Selected:
-    return escalation_pb2.Selected(
-        attempt=fact.attempt,
-        target=model_to_proto(fact.model),
-        wire_model=fact.model.wire_id,
-        dialect=fact.model.dialect,
-        reservation_id=fact.reservation_id,
-        expires=time_to_proto(fact.expires_ms),
-        max_input_tokens=fact.input_tokens_max,
-        max_output_tokens=fact.output_tokens_max,
-        skips=[_skip(skip) for skip in fact.skips],
-    )
+def _put_finished(wire: escalation_pb2.Finished, fact: Finished, *, whole: bool) -> None:
+    answer = fact.answer
+    wire.finish_reason = FINISHES[answer.finish]
+    wire.finish_detail = wire_text(answer.finish_detail)
+    if whole:
+        message = wire.answer
+        message.role = completion_pb2.ROLE_ASSISTANT
+        message.parts.extend([part_to_proto(part) for part in answer.parts])
+    wire.quality = escalation_pb2.QUALITY_MET
+    put_report(wire.report, fact.report)
 
 
-def _failed(fact: Failed) -> escalation_pb2.Failed:
-    failures = [r.failure for r in fact.report.attempts if r.failure is not None]
-    return escalation_pb2.Failed(
-        reason=ERROR_REASONS[fact.reason],
-        message=BUG_MESSAGE if fact.reason is ErrorReason.BUG else wire_text(fact.detail),
-        failure_class=FAILURES[failures[-1]] if failures else NO_FAILURE,
-        report=report_to_proto(fact.report),
-    )
+def _put_failed(wire: escalation_pb2.Failed, fact: Failed) -> None:
+    wire.reason = ERROR_REASONS[fact.reason]
+    wire.message = BUG_MESSAGE if fact.reason is ErrorReason.BUG else wire_text(fact.detail)
+    for record in fact.report.attempts:
+        if record.failure is not None:  # the last one stands
+            wire.failure_class = FAILURES[record.failure]
+    put_report(wire.report, fact.report)
 
 
-def event_to_proto(sequence: int, fact: Fact | Outcome, *, whole: bool) -> escalation_pb2.Event:
-    """Write a fact or the ending; the answer travels with the ending in ``whole`` delivery."""
-    event = escalation_pb2.Event
+def _put_escalated(wire: escalation_pb2.Escalated, fact: Escalated) -> None:
+    wire.from_layer = fact.from_layer
+    wire.to_layer = fact.to_layer
+    wire.reason = ESCALATION_REASONS[fact.reason]
+    wire.detail = wire_text(fact.detail)
+    wire.kind = ESCALATION_KINDS[fact.kind]
+    if fact.failed_attempt is not None:
+        wire.failed_attempt = fact.failed_attempt
+
+
+def _put_waiting(wire: escalation_pb2.Waiting, fact: Waiting) -> None:
+    wire.reason = VERDICTS[fact.reason]
+    wire.detail = wire_text(fact.detail)
+    if fact.earliest_ms < NEVER_MS:
+        _put_time(wire.earliest, fact.earliest_ms)
+    wire.rule = wire_text(fact.rule)
+    wire.position = fact.position
+
+
+def put_event(
+    wire: escalation_pb2.Event, sequence: int, fact: Fact | Outcome, *, whole: bool
+) -> None:
+    """Write a fact or the ending; the answer travels with the ending in ``whole`` delivery.
+
+    Messages are filled where they stand: making and copying each costs three times as much.
+    """
+    wire.sequence = sequence
     match fact:
-        case Assessed():
-            return event(sequence=sequence, assessed=_assessed(fact))
+        case Assessed(assessment=made):
+            _put_assessed(wire.assessed, made)
         case Selected():
-            return event(sequence=sequence, selected=_selected(fact))
-        case Finished(report=report, answer=answer):
-            finished = escalation_pb2.Finished(
-                finish_reason=FINISHES[answer.finish],
-                finish_detail=wire_text(answer.finish_detail),
-                answer=_answer(answer) if whole else None,
-                quality=escalation_pb2.QUALITY_MET,
-                report=report_to_proto(report),
-            )
-            return event(sequence=sequence, finished=finished)
+            _put_selected(wire.selected, fact)
+        case Finished():
+            _put_finished(wire.finished, fact, whole=whole)
         case Failed():
-            return event(sequence=sequence, failed=_failed(fact))
+            _put_failed(wire.failed, fact)
         case Escalated():
-            escalated = escalation_pb2.Escalated(
-                from_layer=fact.from_layer,
-                to_layer=fact.to_layer,
-                reason=ESCALATION_REASONS[fact.reason],
-                detail=wire_text(fact.detail),
-                kind=ESCALATION_KINDS[fact.kind],
-                failed_attempt=fact.failed_attempt,
-            )
-            return event(sequence=sequence, escalated=escalated)
+            _put_escalated(wire.escalated, fact)
         case Fallback():
-            fallback = escalation_pb2.Fallback(
-                failed_attempt=fact.attempt,
-                from_target=model_to_proto(fact.from_model),
-                to_target=model_to_proto(fact.to_model),
-                failure_class=FAILURES[fact.cls],
-                detail=wire_text(fact.detail),
-            )
-            return event(sequence=sequence, fallback=fallback)
+            fallback = wire.fallback
+            fallback.failed_attempt = fact.attempt
+            _put_model(fallback.from_target, fact.from_model)
+            _put_model(fallback.to_target, fact.to_model)
+            fallback.failure_class = FAILURES[fact.cls]
+            fallback.detail = wire_text(fact.detail)
         case Waiting():
-            waiting = escalation_pb2.Waiting(
-                reason=VERDICTS[fact.reason],
-                detail=wire_text(fact.detail),
-                earliest=time_to_proto(fact.earliest_ms),
-                rule=wire_text(fact.rule),
-                position=fact.position,
-            )
-            return event(sequence=sequence, waiting=waiting)
+            _put_waiting(wire.waiting, fact)
         case Retracted():
-            retracted = escalation_pb2.Retracted(
-                attempt=fact.attempt, reason=FAILURES[fact.cls], detail=wire_text(fact.detail)
-            )
-            return event(sequence=sequence, retracted=retracted)
+            wire.retracted.attempt = fact.attempt
+            wire.retracted.reason = FAILURES[fact.cls]
+            wire.retracted.detail = wire_text(fact.detail)
         case Alert():
-            alert = escalation_pb2.Alert(
-                kind=ALERTS[fact.kind],
-                target=None if fact.model is None else model_to_proto(fact.model),
-                detail=wire_text(fact.detail),
-            )
-            return event(sequence=sequence, alert=alert)
+            wire.alert.kind = ALERTS[fact.kind]
+            wire.alert.detail = wire_text(fact.detail)
+            if fact.model is not None:
+                _put_model(wire.alert.target, fact.model)
         case _:
             assert_never(fact)

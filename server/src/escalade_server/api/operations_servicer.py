@@ -29,7 +29,7 @@ from escalade_server.core.commands import Candidate
 from escalade_server.core.experience import Experience
 from escalade_server.core.money import worst_cost_nanos
 from escalade_server.core.need import Need, need_of
-from escalade_server.core.policy import judge
+from escalade_server.core.policy import View, judge
 from escalade_server.core.standing import CircuitState, Standing, Verdict, VerdictClass
 from escalade_server.core.task import Constraints, Request, Task
 from escalade_server.engine.ports import Spend
@@ -52,19 +52,22 @@ class ServiceInfo:
     """Keys and values of the file that this server does not put into effect yet."""
 
 
-def nominal_need(catalog: Catalog) -> Need:
-    """The need of the nominal task of one request and one token, which all limits admit (R5)."""
+class NominalNeed(Need):
+    """The need of a task of one request and one token: a giant one raises no false alarm (R5)."""
+
+    __slots__ = ()
+
+    def candidate(self, model: Model, _output_mean: int | None) -> Candidate:
+        """Bound the nominal call."""
+        return Candidate(model, 1, worst_cost_nanos(1, 0, model.price), 1)
+
+
+def nominal_view(catalog: Catalog, standing: Standing, now_ms: int) -> View:
+    """What the verdicts of the nominal task are made from; no limit of a caller is in its way."""
     anything = Constraints(consented_layers=("*",))
     request = Request(id="", task=Task(), messages=(), output_tokens_max=1, constraints=anything)
-    return need_of(request, catalog, catalog.other_type.name, 0)
-
-
-def nominal_verdict(
-    model: Model, layer: Layer, need: Need, standing: Standing, now_ms: int
-) -> Verdict:
-    """Judge a model for one request of one token: a giant task raises no false alarm (R5)."""
-    candidate = Candidate(model, 1, worst_cost_nanos(1, 0, model.price), 1)
-    return judge(candidate, layer, need, Experience(), standing, now_ms, require=False)
+    need = NominalNeed(*need_of(request, catalog, catalog.other_type, 0))
+    return View(need, Experience(), standing, now_ms, require=False)
 
 
 class OperationsServicer:
@@ -116,15 +119,12 @@ class _View:
         self._standing = standing
         self._spends = {spend.counter.key: spend for spend in spends}
         self._attempts = attempts
-        self._need = nominal_need(catalog)
+        self._nominal = nominal_view(catalog, standing, now_ms)
         self._now_ms = now_ms
 
     def layer(self, layer: Layer) -> wire.LayerStatus:
         """Show a layer; it is exhausted when no model of it is ok, for whatever reason (R5)."""
-        verdicts = [
-            nominal_verdict(model, layer, self._need, self._standing, self._now_ms)
-            for model in layer.models
-        ]
+        verdicts = [judge(model, layer, self._nominal)[0] for model in layer.models]
         exhausted = all(verdict.cls is not VerdictClass.OK for verdict in verdicts)
         instants = [v.until_ms for v in verdicts if v.until_ms is not None]
         return wire.LayerStatus(

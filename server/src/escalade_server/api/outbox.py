@@ -11,7 +11,7 @@ Rules of the file:
 import asyncio
 
 from escalade.v1.router_service_pb2 import CompleteResponse
-from escalade_server.api.convert_out import event_to_proto, state_to_proto, wire_text
+from escalade_server.api.convert_out import put_event, state_to_proto, wire_text
 from escalade_server.core.catalog import Model
 from escalade_server.core.events import Delta, StateDelta, TextDelta, ToolCallDelta
 from escalade_server.core.facts import (
@@ -111,16 +111,15 @@ class Outbox:
             return
         tail = self._tail
         for delta in deltas:
-            if isinstance(delta, TextDelta):
-                text = delta.text
-                if not text:
-                    continue
-            elif isinstance(delta, ToolCallDelta):
-                text = delta.arguments
+            if isinstance(delta, ToolCallDelta):
+                text, empty = delta.arguments, not (delta.arguments or delta.id or delta.name)
             elif isinstance(delta, StateDelta):
-                text = ""
+                text, empty = "", False
             else:
                 text = delta.text
+                empty = not text
+            if empty:
+                continue
             if tail is not None and tail.takes(attempt, delta):
                 tail.texts.append(text)
             else:
@@ -179,7 +178,7 @@ class Outbox:
             if isinstance(item, Piece):
                 _write_piece(response, sequence, item)
             else:
-                response.events.append(event_to_proto(sequence, item, whole=self._whole))
+                put_event(response.events.add(), sequence, item, whole=self._whole)
         self.sequence = sequence
         return response
 

@@ -18,8 +18,8 @@ from escalade_server.core.standing import VerdictClass
 
 DOMAIN = "escalade.v1"
 DETAILS_BYTES_MAX = 4_096
-MESSAGE_CHARS_MAX = 480
-METADATA_CHARS_MAX = 200
+MESSAGE_BYTES_MAX = 480
+ENTRY_BYTES_MAX = 200
 PUSHBACK_MS_MAX = 2**31 - 1
 
 _W, _S = error_pb2, grpc.StatusCode
@@ -138,13 +138,17 @@ def refusal_of(failed: Failed, now_ms: int) -> Refusal:
 
 
 def _short(text: str, limit: int) -> str:
-    return wire_text(text if len(text) <= limit else f"{text[: limit - 3]}...")
+    """Cut a text to a number of bytes."""
+    data = wire_text(text).encode()
+    return (
+        data.decode() if len(data) <= limit else f"{data[: limit - 3].decode(errors='ignore')}..."
+    )
 
 
 def _details(refusal: Refusal, listed: int) -> list[Message]:
     """Make the details, with at most ``listed`` entries in each list."""
     entries = max(len(refusal.violations), len(refusal.quotas))
-    metadata = {key: _short(value, METADATA_CHARS_MAX) for key, value in refusal.metadata[:8]}
+    metadata = {key: _short(value, ENTRY_BYTES_MAX) for key, value in refusal.metadata[:8]}
     if entries > listed:
         metadata["omitted"] = str(entries - listed)
     name = error_pb2.ErrorReason.Name(refusal.reason).removeprefix("ERROR_REASON_")
@@ -157,12 +161,12 @@ def _details(refusal: Refusal, listed: int) -> list[Message]:
     if refusal.quotas:
         failure = error_details_pb2.QuotaFailure()
         for subject, what in refusal.quotas[:listed]:
-            failure.violations.add(subject=subject, description=_short(what, METADATA_CHARS_MAX))
+            failure.violations.add(subject=subject, description=_short(what, ENTRY_BYTES_MAX))
         details.append(failure)
     if refusal.violations:
         bad = error_details_pb2.BadRequest()
         for field, what in refusal.violations[:listed]:
-            bad.field_violations.add(field=field, description=_short(what, METADATA_CHARS_MAX))
+            bad.field_violations.add(field=field, description=_short(what, ENTRY_BYTES_MAX))
         details.append(bad)
     return details
 
@@ -172,7 +176,7 @@ def status_of(refusal: Refusal) -> status_pb2.Status:
     listed = max(len(refusal.violations), len(refusal.quotas))
     while True:
         status = status_pb2.Status(
-            code=refusal.code.value[0], message=_short(refusal.message, MESSAGE_CHARS_MAX)
+            code=refusal.code.value[0], message=_short(refusal.message, MESSAGE_BYTES_MAX)
         )
         for detail in _details(refusal, listed):
             packed = any_pb2.Any()

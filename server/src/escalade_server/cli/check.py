@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 import click
-from rich.text import Text
 
 from escalade_server import bootstrap
 from escalade_server.bootstrap import Loaded, StrategyErrors
@@ -62,9 +61,9 @@ def _say_errors(file: str, errors: StrategyErrors, *, as_json: bool) -> None:
 def _say(file: str, loaded: Loaded) -> None:
     out = output.console()
     for notice in loaded.notices:
-        out.print(Text(str(notice), STYLES[notice.level.value]))
+        output.say(out, str(notice), STYLES[notice.level.value])
     for key in loaded.not_yet_in_effect:
-        out.print(Text(str(key)))
+        output.say(out, str(key))
     layers = loaded.catalog.layers
     models = sum(len(layer.models) for layer in layers)
-    out.print(Text(f"{file} loads: {len(layers)} layers, {models} models.", "green"))
+    output.say(out, f"{file} loads: {len(layers)} layers, {models} models.", "green")

@@ -64,9 +64,9 @@ def command(
             out,
         )
     )
-    out.print(Text(plans.sentence(found)))
+    output.say(out, plans.sentence(found))
     for name, why in found.assessment.estimated:
-        out.print(Text(f"Estimated {name}: {why}."))
+        output.say(out, f"Estimated {name}: {why}.")
 
 
 def _cells(

@@ -39,7 +39,7 @@ class CommandError(click.ClickException):
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
         """Keep the code next to the sentence."""
         super().__init__(message)
-        self.exit_code = code
+        self.exit_code = int(code)  # type: ignore[misc]  # how click documents it
 
 
 def console() -> Console:
@@ -58,6 +58,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], out: Con
     for row in rows:
         made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
+
+
+def say(out: Console, sentence: str, style: str = "") -> None:
+    """Print one sentence as it is: never wrapped outside a terminal, no markup in it."""
+    out.print(Text(sentence, style), soft_wrap=not out.is_terminal)
 
 
 def print_json(data: object) -> None:
@@ -88,7 +93,7 @@ def bar(spent: int, held: int, limit: int, out: Console, width: int = 20) -> str
     return full * used + part * (both - used) + free * (width - both)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds as `30s`, `500ms`, `2m`, `1h`, or a bare number."""
 
     name = "duration"

@@ -124,20 +124,16 @@ def _say(running: Running) -> None:
     loaded = running.loaded
     out.print(output.table(("layer", "model", "billing", "ready"), _rows(loaded), out))
     for (provider, _), why in bootstrap.missing_keys(loaded).items():
-        out.print(Text(f"No key for {provider}: {why}.", "yellow"))
+        output.say(out, f"No key for {provider}: {why}.", "yellow")
     for notice in loaded.notices:
         if notice.code != "NO_KEY":
-            out.print(Text(str(notice), "cyan"))
+            output.say(out, str(notice), "cyan")
     for key in loaded.not_yet_in_effect:
-        out.print(Text(str(key), "dim"))
+        output.say(out, str(key), "dim")
     if running.ledger_is_new:
-        out.print(
-            Text(
-                f"NEW, EMPTY LEDGER in {running.state}: every quota and cap counts from zero.",
-                "bold red",
-            )
-        )
-    out.print(Text(f"Listening on {running.target}", "bold green"))
+        loud = f"NEW, EMPTY LEDGER in {running.state}: every quota and cap counts from zero."
+        output.say(out, loud, "bold red")
+    output.say(out, f"Listening on {running.target}", "bold green")
     out.file.flush()
 
 

@@ -35,9 +35,9 @@ async def _simulate(scenario: str | None, port: int, *, as_json: bool) -> None:
             output.print_json_line({"event": "simulating", "base_url": base_url, "providers": urls})
         else:
             out = output.console()
-            rows = [(name, url) for name, url in urls.items()]
+            rows = list(urls.items())
             out.print(output.table(("provider", "base_url for `providers:`"), rows, out))
-            out.print(f"The providers' own count: {base_url}/_simulator/ledger")
+            output.say(out, f"The providers' own count: {base_url}/_simulator/ledger")
             out.file.flush()
         await stop.wait()
     finally:

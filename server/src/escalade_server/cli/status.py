@@ -48,9 +48,10 @@ def _say(status: GetStatusResponse) -> None:
     if quotas:
         out.print(output.table(("quota", "used", "spent", "held", "limit", "resets"), quotas, out))
     for key in status.strategy.not_in_effect:
-        out.print(Text(key, "dim"))
+        output.say(out, key, "dim")
     draining = ", draining" if status.draining else ""
-    out.print(Text(f"{status.version}, {status.in_flight_count} tasks in flight{draining}"))
+    version = f"escalade {status.version}"
+    output.say(out, f"{version}, {status.in_flight_count} tasks in flight{draining}")
 
 
 def _layer_rows(layer: LayerStatus) -> Iterator[Sequence[str | Text]]:

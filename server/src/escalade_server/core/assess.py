@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from escalade_server.core import complexity, policy
+from escalade_server.core import complexity
 from escalade_server.core.catalog import Catalog, TaskType
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.need import Need, need_of
+from escalade_server.core.start import start
 from escalade_server.core.task import Request
 from escalade_server.core.trace import Assessment, Clamp
 
@@ -37,7 +38,7 @@ def first_look(request: Request, catalog: Catalog) -> FirstLook:
         )
     )
     need = need_of(request, catalog, kind, text_bytes)
-    origin, target, clamped = policy.start(catalog, need, kind, points.units)
+    origin, target, clamped = start(catalog, need, kind, points.units)
     threshold = catalog.scoring.threshold_micro
     per_micro = complexity.UNITS_PER_MICRO
     assessment = Assessment(

@@ -3,11 +3,14 @@
 from dataclasses import dataclass, field
 
 from escalade_server.core.answer import Fold
-from escalade_server.core.catalog import Model, Rules
+from escalade_server.core.catalog import (
+    Model,
+)
 from escalade_server.core.commands import Candidate
 from escalade_server.core.events import ChunkArrived, Delta, Finish, TextDelta
 from escalade_server.core.failure import Failure, FailureClass
-from escalade_server.core.task import Delivery, FinishReason, Request, Usage
+from escalade_server.core.rules import Rules
+from escalade_server.core.task import FinishReason, Usage
 
 
 @dataclass(slots=True)
@@ -32,24 +35,6 @@ class Live:
     reported_model: str = ""
     drain_until_ms: int = 0
     _held: list[Delta] = field(default_factory=list)
-
-    @classmethod
-    def begin(
-        cls, number: int, candidate: Candidate, reservation_id: str, now_ms: int,
-        request: Request, rules: Rules, *, others: bool,
-    ) -> "Live":  # fmt: skip
-        """Start the clock of an attempt.
-
-        Its first token may take min(30 s, half of what is left) while ``others`` could still be
-        tried, and all that is left for the last one (R24).
-        """
-        left = request.deadline_ms - now_ms
-        first = min(rules.first_token_ms, left // 2) if others else left
-        total = min(request.deadline_ms, now_ms + rules.attempt_total_ms)
-        whole = request.delivery is Delivery.WHOLE
-        return cls(
-            number, candidate, reservation_id, now_ms, now_ms + first, total, Fold(keep=whole)
-        )
 
     @property
     def model(self) -> Model:

@@ -32,9 +32,7 @@ class Breaker:
         return Circuit(self.state, self.until_ms)
 
 
-def step(
-    breaker: Breaker, *, ok: bool, now_ms: int, failures_max: int, open_ms: int
-) -> Breaker:
+def step(breaker: Breaker, *, ok: bool, now_ms: int, failures_max: int, open_ms: int) -> Breaker:
     """Take the end of one call."""
     if ok:
         return Breaker()

@@ -23,34 +23,25 @@ Rules of the file:
 | any       | CallerLeft, deadline         | ENDED; open reservations are still settled      |
 """
 
-from collections.abc import Mapping
 from enum import Enum, auto
 from typing import assert_never
 
 from escalade_server.core import change, commands, ending, events, facts, policy, settlement, walk
 from escalade_server.core.assess import first_look
 from escalade_server.core.attempt import Live
-from escalade_server.core.catalog import Catalog, OnTargetExhausted
+from escalade_server.core.calling import Calling, Over
+from escalade_server.core.catalog import Catalog
 from escalade_server.core.diary import Diary
 from escalade_server.core.ending import NoWay
 from escalade_server.core.experience import Experience
 from escalade_server.core.facts import ErrorReason
-from escalade_server.core.failure import TABLE, Charge, Failure, FailureClass
+from escalade_server.core.failure import ANSWERS, TABLE, Charge, Failure, FailureClass
 from escalade_server.core.settlement import Booking
-from escalade_server.core.standing import Standing, Verdict, VerdictClass
-from escalade_server.core.task import Delivery, FinishReason, OnInterruption, Request
-from escalade_server.core.trace import AttemptStatus
+from escalade_server.core.standing import Standing, VerdictClass
+from escalade_server.core.task import OnInterruption, Request
+from escalade_server.core.trace import AttemptStatus, Skip
 
-DRAIN_MS = 60_000
-"""How long a cancelled call that bills to its end is read on, for its real usage (R25)."""
-QUALITY_ESCALATIONS_MAX = 2
-"""Failed gates that a task may escalate on (R21)."""
-_CUT_SHORT = Failure(FailureClass.PROTOCOL, "broke off without a finish reason")
-_AN_ANSWER = {
-    FailureClass.CONTENT: FinishReason.CONTENT_FILTER,
-    FailureClass.REFUSAL: FinishReason.REFUSAL,
-}
-"""Failures that are answers: never laundered through another vendor (DESIGN 6, guarantee 6)."""
+_EMPTY = Failure(FailureClass.PROTOCOL, "gave an empty answer")
 
 
 class _State(Enum):
@@ -67,26 +58,19 @@ class Cascade:
 
     def __init__(self, catalog: Catalog, request: Request, task_id: str) -> None:
         """Begin a task; ``task_id`` makes its reservation ids unique."""
-        self._request, self._task_id = request, task_id
-        self._catalog, self._rules = catalog, catalog.rules
-        self._look = look = first_look(request, catalog)
-        may_downgrade = request.constraints.may_downgrade
-        if may_downgrade is None:
-            may_downgrade = self._rules.on_target_exhausted is OnTargetExhausted.DOWNGRADE
-        self._seen = Experience()
-        self._walk = walk.Walk(
-            catalog, look.need, look.units, look.origin, may_downgrade, self._seen
-        )
-        self._diary = Diary(look.assessment, [catalog.layers[0].name])
+        self._request, self._rules, self._task_id = request, catalog.rules, task_id
+        look = first_look(request, catalog)
+        self._need, self._seen = look.need, Experience()
+        self._walk = walk.begin(catalog, request, look, self._seen)
+        self._diary = Diary(request, catalog, look, [catalog.layers[0].name])
+        self._calling = Calling(request, self._rules)
         self._state = _State.NEW
         self._out: list[commands.Command] = []
         self._now = 0
         self._serial = 0
         self._choice: walk.Choice | None = None
         """What is being reserved, until the store has answered."""
-        self._live: Live | None = None
         self._final: Live | None = None
-        self._draining: Live | None = None
         self._resume_ms = 0
         self._waiting_told: set[VerdictClass] = set()
         self._cut: Failure | None = None
@@ -95,28 +79,28 @@ class Cascade:
     @property
     def closed(self) -> bool:
         """True when the task has ended and nothing of it is left to settle."""
-        still_open = self._diary.unsettled or self._draining or self._choice
-        return self._state is _State.ENDED and not still_open
+        rest = self._diary.unsettled or self._calling.draining or self._choice
+        return self._state is _State.ENDED and not rest
 
     @property
     def wake_at_ms(self) -> int | None:
         """When ``TimePassed`` is wanted at the latest; None for never."""
-        if self._state is _State.ENDED:
-            return self._draining.drain_until_ms if self._draining else None
-        if self._state is _State.PAUSED:
-            return min(self._request.deadline_ms, self._resume_ms)
-        if self._live is not None:
-            return min(self._request.deadline_ms, self._live.patience_ms(self._rules))
-        return None if self._state is _State.SETTLING else self._request.deadline_ms
+        match self._state:
+            case _State.ENDED | _State.SETTLING:
+                return self._calling.wake_at_ms
+            case _State.CALLING:
+                return min(self._request.deadline_ms, self._calling.wake_at_ms or 0)
+            case _State.PAUSED:
+                return min(self._request.deadline_ms, self._resume_ms)
+            case _State.NEW | _State.RESERVING:
+                return self._request.deadline_ms
 
     def handle(self, event: events.Event, *, now_ms: int) -> tuple[commands.Command, ...]:
         """Take one event and answer what is to be done. Late news is ignored."""
         self._now, self._out = now_ms, []
         match event:
-            case events.ChunkArrived():
-                self._on_chunk(event)
-            case events.StreamEnded(attempt):
-                self._on_failure(attempt, _CUT_SHORT)
+            case events.ChunkArrived() | events.StreamEnded() | events.AttemptFailed():
+                self._conclude(self._calling.hear(event, now_ms, self._out))
             case events.Started(standing):
                 self._on_start(standing)
             case events.Reserved():
@@ -126,8 +110,6 @@ class Cascade:
             case events.StoreFailed(detail=detail):
                 self._choice = None
                 self._fail(ErrorReason.LEDGER_UNAVAILABLE, f"the ledger took no entry: {detail}")
-            case events.AttemptFailed(attempt, failure):
-                self._on_failure(attempt, failure)
             case events.Settled(attempt, standing):
                 self._on_settled(attempt, standing)
             case events.SettleFailed(attempt, detail):
@@ -140,23 +122,21 @@ class Cascade:
                 assert_never(event)
         return tuple(self._out)
 
-    # --- which model next ----------------------------------------------------------------------
-
     def _on_start(self, standing: Standing) -> None:
         self._diary.started_ms = self._now
-        self._out.append(commands.Announce(facts.Assessed(self._look.assessment)))
+        self._out.append(commands.Announce(facts.Assessed(self._diary.look.assessment)))
         if self._now >= self._request.deadline_ms:
             self._fail(ErrorReason.DEADLINE_REACHED, "the deadline had passed at the start")
         else:
             self._advance(standing)
 
-    def _advance(self, standing: Standing, denied: Mapping[int, Verdict] | None = None) -> None:
+    def _advance(self, standing: Standing, refused: tuple[Skip, ...] = ()) -> None:
         """Ask the walk where to go, and go: reserve, pause or end."""
         tried = len(self._diary.attempts)
         if tried >= self._rules.attempts_max:
             self._no_way("")
             return
-        step = self._walk.step(standing, self._now, denied)
+        step = self._walk.step(standing, self._now, refused)
         match step:
             case walk.Choice():
                 self._choice, self._state = step, _State.RESERVING
@@ -177,7 +157,9 @@ class Cascade:
         self._state, self._resume_ms = _State.PAUSED, pause.until_ms
         if pause.reason not in self._waiting_told:
             self._waiting_told.add(pause.reason)
-            self._out.append(commands.Announce(facts.Waiting(pause.reason, pause.earliest_ms, pause.rule)))
+            self._out.append(
+                commands.Announce(facts.Waiting(pause.reason, pause.earliest_ms, pause.rule))
+            )
 
     def _go_on(self) -> None:
         """Look for the next model as soon as the engine hands in a fresh standing."""
@@ -186,107 +168,76 @@ class Cascade:
     def _on_denied(self, event: events.ReservationDenied) -> None:
         choice, self._choice = self._choice, None
         if choice is not None and self._state is _State.RESERVING:
-            refused = policy.refused(choice.candidates, event.denials)
-            self._advance(event.standing, refused)
+            self._advance(event.standing, policy.refused(choice.candidates, event.denials))
 
     def _on_reserved(self, event: events.Reserved) -> None:
         choice, self._choice = self._choice, None
         if choice is None:
             return
         candidate = next(c for c in choice.candidates if c.model.position == event.position)
-        live = Live.begin(
-            event.attempt, candidate, f"{self._task_id}.{self._serial}", self._now, self._request,
-            self._rules, others=choice.others_remain,
-        )  # fmt: skip
+        reservation_id = f"{self._task_id}.{self._serial}"
+        live = self._calling.prepare(
+            event.attempt, candidate, reservation_id, self._now, others=choice.others_remain
+        )
         if self._state is not _State.RESERVING:  # the caller left meanwhile: nothing was sent
             self._book(live, settlement.NOT_SENT, AttemptStatus.NOT_SENT)
             return
-        refused = policy.refused(choice.candidates, event.denials)
-        late = (walk.skip(c.model, refused[c.model.position])
-                for c in choice.candidates if c.model.position in refused)  # fmt: skip
-        skips = (*choice.skips, *late)
+        skips = choice.skips + policy.refused(choice.candidates, event.denials)
         self._diary.skip(skips)
-        for fact in change.facts(self._diary, self._look, choice.layer, candidate.model, skips):
-            self._out.append(commands.Announce(fact))
-        selected = facts.Selected(
-            live.number, live.model, live.reservation_id, live.total_by_ms,
-            self._look.need.input_bound, candidate.output_tokens_max, skips,
-        )  # fmt: skip
-        self._out += (commands.Announce(selected), commands.CallModel(live.number, candidate))
-        self._live, self._state = live, _State.CALLING
+        told = change.facts(self._diary, choice.layer, live, skips)
+        self._out += [commands.Announce(fact) for fact in told]
+        self._out.append(commands.CallModel(live.number, candidate))
+        self._calling.live, self._state = live, _State.CALLING
 
-    # --- the attempt in flight -----------------------------------------------------------------
-
-    def _on_chunk(self, chunk: events.ChunkArrived) -> None:
-        live = self._live
-        if live is None or live.number != chunk.attempt:
-            if self._draining is not None and self._draining.number == chunk.attempt:
-                self._draining.take(chunk, self._now)
+    def _conclude(self, over: Over | None) -> None:
+        if over is None:
             return
-        deltas = live.take(chunk, self._now)
-        if deltas and self._request.delivery is Delivery.STREAM:
-            live.delivered = True
-            self._out.append(commands.Deliver(live.number, deltas))
-        if live.finish is not None and live.usage is not None:
-            self._complete(live)
+        live, failure, drained = over
+        if drained:  # now its usage is known, or it never will be
+            known = live.finish is not None or live.usage is not None
+            booking = settlement.answered(live, self._need) if known else settlement.unread(live)
+            self._book(live, booking, AttemptStatus.CANCELLED)
+        elif failure is not None:
+            self._broken(live, failure)
+        elif live.is_empty:
+            self._rejected(live)
+        else:
+            self._out.append(commands.ReportHealth(live.model.provider, ok=True))
+            self._accept(live, settlement.answered(live, self._need))
 
-    def _on_failure(self, attempt: int, failure: Failure) -> None:
-        """Any end of the stream: with its finish reason the answer is whole (guarantee 6)."""
-        live = self._live
-        if live is not None and live.number == attempt:
-            if live.finish is None:
-                self._broken(live, failure)
-            else:
-                self._complete(live)
-        elif self._draining is not None and self._draining.number == attempt:
-            self._drained(self._draining)
-
-    def _complete(self, live: Live) -> None:
-        """The provider finished: book it, and accept the answer unless it is empty."""
-        booking = settlement.answered(live, self._look.need)
-        self._out.append(commands.ReportHealth(live.model.provider, ok=True))
-        self._live = None
-        if live.is_empty:
-            self._reject(live, booking)
-            return
+    def _accept(self, live: Live, booking: Booking) -> None:
         self._book(live, booking, AttemptStatus.OK)
         self._final, self._state = live, _State.SETTLING
 
-    def _reject(self, live: Live, booking: Booking) -> None:
+    def _rejected(self, live: Live) -> None:
         """An answer that fails its gate is charged, and its whole layer is out (R21)."""
-        failure = Failure(FailureClass.PROTOCOL, "gave an empty answer")
-        self._retract(live, failure)
-        self._book(live, booking, AttemptStatus.REJECTED, failure)
+        self._out.append(commands.ReportHealth(live.model.provider, ok=True))
+        self._book(live, settlement.answered(live, self._need), AttemptStatus.REJECTED, _EMPTY)
+        self._retract(live, _EMPTY)
         self._seen.reject(live.model.layer_index)
         self._rejections += 1
-        if self._rejections > QUALITY_ESCALATIONS_MAX:
+        if self._rejections > self._rules.quality_escalations_max:
             self._fail(ErrorReason.QUALITY_NOT_MET, "every answer was empty")
         else:
             self._go_on()
 
     def _broken(self, live: Live, failure: Failure) -> None:
         """An attempt broke: book it, set aside what must be, then go on or end."""
-        self._live = None
-        answer = None if live.delivered else _AN_ANSWER.get(failure.cls)
+        answer = None if live.delivered else ANSWERS.get(failure.cls)
         if answer is not None:
             live.finish = events.Finish(answer, failure.code)
-            self._book(live, settlement.broken(live, self._look.need, Charge.USAGE, sent=True),
-                       AttemptStatus.OK)  # fmt: skip
-            self._final, self._state = live, _State.SETTLING
+            self._accept(live, settlement.broken(live, self._need, Charge.USAGE, sent=True))
             return
         row = TABLE[failure.cls]
-        booking = settlement.broken(live, self._look.need, row.charge, sent=failure.sent)
+        booking = settlement.broken(live, self._need, row.charge, sent=failure.sent)
         status = AttemptStatus.RETRACTED if live.delivered else AttemptStatus.FAILED
         self._book(live, booking, status, failure)
-        self._out += self._seen.learn(
-            live, failure, self._rules, self._look.need.input_estimate, self._now
-        )
-        if live.delivered:
-            self._cut = failure
-            if self._request.on_interruption is OnInterruption.FAIL:
-                self._fail(ErrorReason.INTERRUPTED, f"{live.model.id} {failure.detail}")
-                return
-            self._retract(live, failure)
+        estimate = self._need.input_estimate
+        self._out += self._seen.learn(live, failure, self._rules, estimate, self._now)
+        if live.delivered and self._request.on_interruption is OnInterruption.FAIL:
+            self._fail(ErrorReason.INTERRUPTED, f"{live.model.id} {failure.detail}")
+            return
+        self._retract(live, failure)
         if row.terminal:
             self._fail(ErrorReason.REQUEST_REJECTED, f"{live.model.id}: {failure.detail}")
         else:
@@ -294,52 +245,9 @@ class Cascade:
 
     def _retract(self, live: Live, failure: Failure) -> None:
         if live.delivered:
-            self._out.append(commands.Announce(facts.Retracted(live.number, failure.cls, failure.detail)))
-
-    # --- time, settlement and the ending -------------------------------------------------------
-
-    def _on_time(self, standing: Standing) -> None:
-        draining = self._draining
-        if draining is not None and self._now >= draining.drain_until_ms:
-            self._out.append(commands.CancelCall(draining.number))
-            self._drained(draining)
-        if self._state in (_State.ENDED, _State.SETTLING):
-            return
-        if self._now >= self._request.deadline_ms:
-            self._give_up(ErrorReason.DEADLINE_REACHED, "the deadline came before an answer")
-        elif self._state is _State.PAUSED and self._now >= self._resume_ms:
-            self._advance(standing)
-        elif self._live is not None:
-            live, failure = self._live, self._live.overdue(self._rules, self._now)
-            if failure is not None:
-                self._out.append(commands.CancelCall(live.number))
-                self._broken(live, failure)
-            elif live.finish is not None and self._now >= live.patience_ms(self._rules):
-                self._complete(live)
-
-    def _give_up(self, reason: ErrorReason, detail: str) -> None:
-        """End from outside: the call is cancelled, or read on where it bills anyway (R25)."""
-        if self._state is _State.ENDED:
-            return
-        live, self._live = self._live, None
-        if live is not None:
-            failure = Failure(FailureClass.CANCELLED, detail)
-            if live.model.bills_after_cancel:
-                live.drain_until_ms = self._now + DRAIN_MS
-                self._draining = live
-                self._out.append(commands.CancelCall(live.number, drain=True))
-            else:
-                self._out.append(commands.CancelCall(live.number))
-                booking = settlement.broken(live, self._look.need, Charge.UNCERTAIN, sent=True)
-                self._book(live, booking, AttemptStatus.CANCELLED, failure)
-        self._fail(reason, detail)
-
-    def _drained(self, live: Live) -> None:
-        """A call that was read on after its caller left has ended: now its usage is known."""
-        self._draining = None
-        known = live.finish is not None or live.usage is not None
-        booking = settlement.answered(live, self._look.need) if known else settlement.unread(live)
-        self._book(live, booking, AttemptStatus.CANCELLED)
+            self._cut = failure
+            retracted = facts.Retracted(live.number, failure.cls, failure.detail)
+            self._out.append(commands.Announce(retracted))
 
     def _book(
         self, live: Live, booking: Booking, status: AttemptStatus, failure: Failure | None = None
@@ -349,14 +257,33 @@ class Cascade:
         if live.model.is_paid:
             self._seen.spent_nanos += booking.nanos
 
+    def _on_time(self, standing: Standing) -> None:
+        open_ended = self._state not in (_State.ENDED, _State.SETTLING)
+        if open_ended and self._now >= self._request.deadline_ms:
+            self._give_up(ErrorReason.DEADLINE_REACHED, "the deadline came before an answer")
+        elif self._state is _State.PAUSED and self._now >= self._resume_ms:
+            self._advance(standing)
+        else:
+            self._conclude(self._calling.overdue(self._now, self._out))
+
+    def _give_up(self, reason: ErrorReason, detail: str) -> None:
+        """End from outside."""
+        if self._state is _State.ENDED:
+            return
+        live = self._calling.drop(self._now, self._out)
+        if live is not None:
+            failure = Failure(FailureClass.CANCELLED, detail)
+            booking = settlement.broken(live, self._need, Charge.UNCERTAIN, sent=True)
+            self._book(live, booking, AttemptStatus.CANCELLED, failure)
+        self._fail(reason, detail)
+
     def _on_settled(self, attempt: int, standing: Standing) -> None:
         self._diary.unsettled.discard(attempt)
         final = self._final
         if self._state is _State.SETTLING and final is not None and final.number == attempt:
             self._state = _State.ENDED
-            self._out.append(commands.End(ending.finished(
-                self._request, self._catalog, self._diary, final, standing, self._now
-            )))  # fmt: skip
+            finished = ending.finished(self._diary, final, standing, self._now)
+            self._out.append(commands.End(finished))
 
     def _on_settle_failed(self, attempt: int, detail: str) -> None:
         self._diary.unsettled.discard(attempt)
@@ -364,12 +291,7 @@ class Cascade:
             self._fail(ErrorReason.LEDGER_UNAVAILABLE, f"the cost is not booked yet: {detail}")
 
     def _no_way(self, untriggered: str) -> None:
-        """The walk found nothing: after a cut that is the cut's error (R23)."""
-        why = ending.no_way(self._diary, untriggered, self._now)
-        if self._cut is not None:
-            detail = f"{self._cut.detail}, and no other model could start over: {why.detail}"
-            why = NoWay(ErrorReason.INTERRUPTED, detail, why.retry_at_ms, why.metadata)
-        self._end_without(why)
+        self._end_without(ending.no_way(self._diary, untriggered, self._cut, self._now))
 
     def _fail(self, reason: ErrorReason, detail: str) -> None:
         self._end_without(NoWay(reason, detail))
@@ -377,6 +299,4 @@ class Cascade:
     def _end_without(self, why: NoWay) -> None:
         if self._state is not _State.ENDED:
             self._state = _State.ENDED
-            self._out.append(commands.End(ending.failed(
-                self._request, self._catalog, self._diary, why, self._now
-            )))  # fmt: skip
+            self._out.append(commands.End(ending.failed(self._diary, why, self._now)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from escalade_server.core.money import Price
+from escalade_server.core.rules import Rules
 
 
 class Unit(Enum):
@@ -133,11 +134,15 @@ class Model:
     """Identity: the same model on two accounts is two models (R18)."""
     account_key: str = field(init=False)
     """Identity of the account that the call is billed to."""
+    request_counters: tuple[Counter, ...] = field(init=False)
+    """Those of ``counters`` that count requests."""
 
     def __post_init__(self) -> None:
-        """Make the keys once; they are looked up for every decision."""
+        """Work out once what is looked up for every decision."""
         object.__setattr__(self, "account_key", f"{self.provider}/{self.account}")
         object.__setattr__(self, "key", f"{self.provider}/{self.account}/{self.id}")
+        requests = tuple(c for c in self.counters if c.unit is Unit.REQUESTS)
+        object.__setattr__(self, "request_counters", requests)
 
     @property
     def is_paid(self) -> bool:
@@ -228,81 +233,6 @@ class TaskType:
     depth: int
     needs: frozenset[str]
     start: int | None = None
-
-
-class OnRateLimit(Enum):
-    """``escalation_logic.rate_limit_hit`` (R7)."""
-
-    NEXT_LAYER = "next_layer"
-    NEXT_MODEL = "next_model"
-
-
-class OnComplexity(Enum):
-    """``escalation_logic.complexity_high``."""
-
-    JUMP = "jump_to_premium"
-    NEXT_LAYER = "next_layer"
-    IGNORE = "ignore"
-
-
-class OnTargetExhausted(Enum):
-    """``escalation_logic.on_target_exhausted`` (R10)."""
-
-    DOWNGRADE = "downgrade"
-    WAIT = "wait"
-    FAIL = "fail"
-
-
-class OnAllExhausted(Enum):
-    """``failure_handling.on_all_layers_exhausted``."""
-
-    NOTIFY_AND_WAIT = "notify_user_and_wait"
-    WAIT = "wait"
-    FAIL = "fail"
-
-
-class OnOutage(Enum):
-    """``failure_handling.on_provider_outage`` (R7)."""
-
-    SKIP = "skip_to_next_provider"
-    NEXT_LAYER = "next_layer"
-    RETRY_THEN_SKIP = "retry_then_skip"
-
-
-class OnBudgetAlert(Enum):
-    """``escalation_logic.budget_alert``."""
-
-    NOTIFY = "notify_user"
-    LOG = "log"
-    OFF = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How to decide, and the limits of deciding. Times in ms."""
-
-    on_rate_limit: OnRateLimit = OnRateLimit.NEXT_LAYER
-    on_complexity: OnComplexity = OnComplexity.JUMP
-    on_target_exhausted: OnTargetExhausted = OnTargetExhausted.DOWNGRADE
-    on_all_exhausted: OnAllExhausted = OnAllExhausted.NOTIFY_AND_WAIT
-    on_outage: OnOutage = OnOutage.SKIP
-    on_budget_alert: OnBudgetAlert = OnBudgetAlert.NOTIFY
-    alert_percents: tuple[int, ...] = (80, 100)
-    require_capability: bool = False
-    log_escalations: bool = True
-    track_tokens: bool = True
-    attempts_max: int = 8
-    output_tokens_default: int = 4_096
-    work_ms: int = 300_000
-    max_wait_ms: int = 86_400_000
-    hold_patience_ms: int = 5_000
-    first_token_ms: int = 30_000
-    idle_ms: int = 45_000
-    attempt_total_ms: int = 900_000
-    connect_ms: int = 5_000
-    usage_grace_ms: int = 2_000
-    breaker_failures: int = 5
-    breaker_open_ms: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Changes of the selected model in words and reasons: escalations and fallbacks (R20)."""
 
 from escalade_server.core import walk
-from escalade_server.core.assess import FirstLook
-from escalade_server.core.catalog import Layer, Model
+from escalade_server.core.attempt import Live
+from escalade_server.core.catalog import Layer
 from escalade_server.core.diary import Diary
 from escalade_server.core.facts import (
     Alert,
@@ -12,17 +12,18 @@ from escalade_server.core.facts import (
     EscalationReason,
     Fact,
     Fallback,
+    Selected,
 )
 from escalade_server.core.trace import AttemptRecord, AttemptStatus, Skip
 
 
-def escalation(diary: Diary, look: FirstLook, to: Layer, skips: tuple[Skip, ...]) -> Escalated:
+def escalation(diary: Diary, to: Layer, skips: tuple[Skip, ...]) -> Escalated:
     """Explain the change from the last selected layer to ``to``.
 
     The reason is the class of this task's last failed attempt in the layer that is left, else of
     its first-ranked model; layers passed over stand in ``detail`` (R20).
     """
-    left = diary.layer_path[-1]
+    left, look = diary.layer_path[-1], diary.look
     failed = _last_failed(diary, left)
     kind, reason = EscalationKind.FAILURE, EscalationReason.OUTAGE
     first = next((s for s in skips if s.layer == left and s.model), None)
@@ -44,27 +45,36 @@ def escalation(diary: Diary, look: FirstLook, to: Layer, skips: tuple[Skip, ...]
     return Escalated(left, to.name, reason, detail, kind, failed.number if failed else None)
 
 
-def facts(
-    diary: Diary, look: FirstLook, layer: Layer, model: Model, skips: tuple[Skip, ...]
-) -> tuple[Fact, ...]:
-    """Announce a newly selected model: a change of layer, a fallback, or nothing to say.
+def facts(diary: Diary, layer: Layer, live: Live, skips: tuple[Skip, ...]) -> list[Fact]:
+    """Announce a newly selected model, after the change of layer or the fallback it amounts to.
 
     Writes the layer path. Entering a paid layer because a lower one has no usable key is an
     alert too (R12).
     """
-    left = diary.layer_path[-1]
+    told: list[Fact] = []
+    left, model = diary.layer_path[-1], live.model
+    failed = diary.attempts[-1] if diary.attempts else None
     if layer.name != left:
-        escalated = escalation(diary, look, layer, skips)
+        escalated = escalation(diary, layer, skips)
         diary.layer_path.append(layer.name)
         diary.escalations.append(escalated)
         if escalated.reason is EscalationReason.UNCONFIGURED and layer.is_paid:
             detail = f"{layer.name} is used because {left} is not configured: {escalated.detail}"
-            return (Alert(AlertKind.UNCONFIGURED, detail, model), escalated)
-        return (escalated,)
-    failed = diary.attempts[-1] if diary.attempts else None
-    if failed is not None and failed.model is not model and failed.failure is not None:
-        return (Fallback(failed.number, failed.model, model, failed.failure, failed.detail),)
-    return ()
+            told.append(Alert(AlertKind.UNCONFIGURED, detail, model))
+        told.append(escalated)
+    elif failed is not None and failed.model is not model and failed.failure is not None:
+        told.append(Fallback(failed.number, failed.model, model, failed.failure, failed.detail))
+    selected = Selected(
+        live.number,
+        model,
+        live.reservation_id,
+        live.total_by_ms,
+        diary.look.need.input_bound,
+        live.candidate.output_tokens_max,
+        skips,
+    )
+    told.append(selected)
+    return told
 
 
 def _last_failed(diary: Diary, layer: str) -> AttemptRecord | None:

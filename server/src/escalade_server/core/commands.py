@@ -110,13 +110,5 @@ class End(NamedTuple):
 
 
 Command = (
-    Deliver
-    | Reserve
-    | CallModel
-    | CancelCall
-    | Announce
-    | Settle
-    | SetBench
-    | ReportHealth
-    | End
+    Deliver | Reserve | CallModel | CancelCall | Announce | Settle | SetBench | ReportHealth | End
 )

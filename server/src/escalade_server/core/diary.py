@@ -3,19 +3,24 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from escalade_server.core.assess import FirstLook
 from escalade_server.core.attempt import Live
+from escalade_server.core.catalog import Catalog
 from escalade_server.core.commands import Settle
 from escalade_server.core.facts import Escalated
 from escalade_server.core.failure import Failure
 from escalade_server.core.settlement import Booking
-from escalade_server.core.trace import Assessment, AttemptRecord, AttemptStatus, Skip
+from escalade_server.core.task import Request
+from escalade_server.core.trace import AttemptRecord, AttemptStatus, Skip
 
 
 @dataclass(slots=True)
 class Diary:
     """Grows with each step; the report, the spans and the story are made of it."""
 
-    assessment: Assessment
+    request: Request
+    catalog: Catalog
+    look: FirstLook
     layer_path: list[str]
     started_ms: int = 0
     attempts: list[AttemptRecord] = field(default_factory=list)

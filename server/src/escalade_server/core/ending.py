@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from escalade_server.core import policy, words
 from escalade_server.core.attempt import Live
-from escalade_server.core.catalog import Catalog, Model
+from escalade_server.core.catalog import Model
 from escalade_server.core.diary import Diary
 from escalade_server.core.events import Finish
 from escalade_server.core.experience import class_of
 from escalade_server.core.facts import ErrorReason, EscalationReason, Failed, Finished
-from escalade_server.core.failure import NEVER_MS, FailureClass
+from escalade_server.core.failure import NEVER_MS, Failure, FailureClass
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.standing import Cause, Standing, VerdictClass
-from escalade_server.core.task import FinishReason, Request, Usage
+from escalade_server.core.task import FinishReason, Usage
 from escalade_server.core.trace import (
     Answer,
     AttemptRecord,
@@ -36,8 +36,17 @@ class NoWay:
 _SHUT = (VerdictClass.POLICY, VerdictClass.UNFIT, VerdictClass.REJECTED)
 
 
-def no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
-    """Say why no model is left, from the last verdicts of all models (DESIGN 6, R28)."""
+def no_way(diary: Diary, untriggered: str, cut: Failure | None, now_ms: int) -> NoWay:
+    """Say why no model is left; after a cut, that is the cut's error (R23)."""
+    why = _no_way(diary, untriggered, now_ms)
+    if cut is None:
+        return why
+    detail = f"{cut.detail}, and no other model could start over: {why.detail}"
+    return NoWay(ErrorReason.INTERRUPTED, detail, why.retry_at_ms, why.metadata)
+
+
+def _no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
+    """Read it from the last verdicts of all models (DESIGN 6, R28)."""
     last = [s for s in diary.skips.values() if s.model is not None]
     open_to = [s for s in last if s.verdict.cls not in _SHUT]
     instants = [
@@ -89,40 +98,38 @@ def headroom(model: Model, standing: Standing, now_ms: int) -> tuple[Headroom, .
     return tuple(rows)
 
 
-def finished(
-    request: Request, catalog: Catalog, diary: Diary, final: Live, standing: Standing, now_ms: int
-) -> Finished:
+def finished(diary: Diary, final: Live, standing: Standing, now_ms: int) -> Finished:
     """End well: the answer of ``final``, with the room that is left after it."""
     room = headroom(final.model, standing, now_ms)
     finish = final.finish or Finish(FinishReason.STOP)
     answer = Answer(final.fold.parts(), finish.reason, finish.detail)
-    return Finished(report(request, catalog, diary, now_ms, room=room), answer)
+    return Finished(report(diary, now_ms, room=room), answer)
 
 
-def failed(
-    request: Request, catalog: Catalog, diary: Diary, why: NoWay, now_ms: int
-) -> Failed:
+def failed(diary: Diary, why: NoWay, now_ms: int) -> Failed:
     """End without an answer, with the precise reason and the instant to come back."""
-    told = report(
-        request, catalog, diary, now_ms, earliest_ms=why.retry_at_ms, failed=why.detail
-    )
+    told = report(diary, now_ms, earliest_ms=why.retry_at_ms, failed=why.detail)
     return Failed(why.reason, why.detail, told, why.retry_at_ms, why.metadata)
 
 
 def report(
-    request: Request, catalog: Catalog, diary: Diary, now_ms: int, *,
-    room: tuple[Headroom, ...] = (), earliest_ms: int | None = None, failed: str = "",
-) -> Report:  # fmt: skip
+    diary: Diary,
+    now_ms: int,
+    *,
+    room: tuple[Headroom, ...] = (),
+    earliest_ms: int | None = None,
+    failed: str = "",
+) -> Report:
     """Put the whole record together; ``failed`` says in words why there is no answer."""
-    attempts = diary.attempts
+    request, attempts = diary.request, diary.attempts
     winner = next((a for a in reversed(attempts) if a.status is AttemptStatus.OK), None)
     total = _sum([a.usage for a in attempts])
     answer_usage = winner.usage if winner else Usage()
-    baseline = catalog.baseline
+    baseline = diary.catalog.baseline
     allowed = request.constraints.allowed_models
     return Report(
         request_id=request.id,
-        assessment=diary.assessment,
+        assessment=diary.look.assessment,
         requested_model=allowed[0] if len(allowed) == 1 else "",
         selected=attempts[-1].model if attempts else None,
         answered=winner.model if winner else None,
@@ -158,7 +165,7 @@ def story(
     diary: Diary, winner: AttemptRecord | None, baseline: Model | None, now_ms: int, failed: str
 ) -> str:
     """Tell the task in one sentence (DESIGN 6)."""
-    seen = diary.assessment
+    seen = diary.look.assessment
     parts = [f"Score {words.points(seen.score_micro)} → {seen.start_layer}"]
     verb = {EscalationReason.DOWNGRADE: "downgraded"}
     failures = {a.number: a for a in diary.attempts if a.status is not AttemptStatus.OK}

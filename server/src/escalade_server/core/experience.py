@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from escalade_server.core.attempt import Live
-from escalade_server.core.catalog import OnOutage, Rules
 from escalade_server.core.commands import ReportHealth, SetBench
 from escalade_server.core.failure import TABLE, Failure, FailureClass, Scope, cooldown
+from escalade_server.core.rules import OnOutage, Rules
 from escalade_server.core.standing import Bench, Cause, Verdict, VerdictClass
 
 _RATE = frozenset({FailureClass.RATE_SHORT, FailureClass.QUOTA_WINDOW})

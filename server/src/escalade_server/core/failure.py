@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from escalade_server.core.task import FinishReason
+
 
 class FailureClass(Enum):
     """Closed: by what to do next, not by where the failure came from."""
@@ -94,6 +96,9 @@ TABLE: dict[FailureClass, Row] = {
     _C.UNKNOWN: Row(Scope.NONE, None, Charge.UNCERTAIN, counts_for_breaker=True),
     _C.CANCELLED: Row(Scope.NONE, None, Charge.UNCERTAIN),
 }
+
+ANSWERS = {_C.CONTENT: FinishReason.CONTENT_FILTER, _C.REFUSAL: FinishReason.REFUSAL}
+"""Failures that are answers: never laundered through another vendor (DESIGN 6, guarantee 6)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Pure choices: who is eligible and why not, in what order, and where a task starts."""
+"""Pure choices: who is eligible and why not, in what order, and what a trigger says."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -6,8 +6,6 @@ from typing import NamedTuple
 from escalade_server.core import complexity, words
 from escalade_server.core.catalog import (
     AbsenceKind,
-    Catalog,
-    Comparison,
     ComplexityTrigger,
     Condition,
     Counter,
@@ -15,8 +13,6 @@ from escalade_server.core.catalog import (
     Layer,
     LayerTrigger,
     Model,
-    OnComplexity,
-    TaskType,
     Trigger,
     Unit,
 )
@@ -34,7 +30,7 @@ from escalade_server.core.standing import (
     Verdict,
     VerdictClass,
 )
-from escalade_server.core.trace import Clamp
+from escalade_server.core.trace import Skip
 
 
 def effective(verdict: Verdict) -> VerdictClass:
@@ -55,7 +51,7 @@ class View(NamedTuple):
     """``capability_matching: require``."""
 
 
-def _policy(model: Model, layer: Layer, need: Need) -> Verdict | None:
+def limits(model: Model, layer: Layer, need: Need) -> Verdict | None:
     """Limits of caller and strategy; nothing of it changes while the task runs."""
     note, cause = "", Cause.CONSTRAINT
     names = {model.id, f"{model.provider}/{model.id}", model.key}
@@ -130,13 +126,13 @@ def _room(candidate: Candidate, view: View) -> Verdict | None:
         if balance is not None and live and balance.spent + balance.held + amount > limit:
             held_only = balance.spent + amount <= limit
             return _full(counter, balance, held_only=held_only)
-    limit_nanos = view.need.spend_limit_nanos
-    if limit_nanos is not None and candidate.model.is_paid:
-        if view.seen.spent_nanos + candidate.nanos > limit_nanos:
-            worst, most = words.usd(candidate.nanos), words.usd(limit_nanos)
-            note = f"may cost {worst}; the task may spend {most}"
-            return Verdict(VerdictClass.MONEY, Cause.SPEND_LIMIT, note, NEVER_MS)
-    return None
+    most = view.need.spend_limit_nanos
+    if most is None or not candidate.model.is_paid:
+        return None
+    if view.seen.spent_nanos + candidate.nanos <= most:
+        return None
+    note = f"may cost {words.usd(candidate.nanos)}; the task may spend {words.usd(most)}"
+    return Verdict(VerdictClass.MONEY, Cause.SPEND_LIMIT, note, NEVER_MS)
 
 
 def _full(counter: Counter, balance: Balance, *, held_only: bool) -> Verdict:
@@ -150,39 +146,35 @@ def _full(counter: Counter, balance: Balance, *, held_only: bool) -> Verdict:
     return Verdict(cls, cause, "", balance.ends_ms, None, counter, used)
 
 
-def _window_full(model: Model, view: View) -> Verdict | None:
-    """See quickly that a window of requests is full, without working out the call's bounds."""
-    balances = view.standing.balances
-    for counter in model.counters:
-        if counter.unit is Unit.REQUESTS:
-            balance = balances.get(counter.key)
-            full = balance is not None and 0 < counter.limit <= balance.spent
-            if balance is not None and full and balance.ends_ms > view.now_ms:
-                return _full(counter, balance, held_only=False)
-    return None
-
-
 def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | None]:
     """Say what stands against a model for this task, the most lasting reason first (R5).
 
-    A model that is ``ok`` comes with its candidate. The checks that most tasks do not need are
-    behind a test of their own: this is asked for every model of every layer that is passed.
+    A model that is ``ok`` comes with its candidate. This is asked for every model of every layer
+    that is passed, so each check that most tasks do not need is behind a test of its own, and a
+    full window of requests is seen without working out the bounds of a call.
     """
-    need, seen, standing, now_ms, _ = view
+    need, seen, standing, now_ms, require = view
     verdict: Verdict | None = None
+    window = model.context_tokens
     if need.restricted or layer.consent_required:
-        verdict = _policy(model, layer, need)
-    verdict = verdict or _fit(model, view)
-    if verdict is None and seen.eventful:
-        verdict = _in_this_task(model, layer, seen)
-    if verdict is None and model.absence is not None:
+        verdict = limits(model, layer, need)
+    if window is not None or need.features or require:
+        verdict = verdict or _fit(model, view)
+    if seen.eventful:
+        verdict = verdict or _in_this_task(model, layer, seen)
+    if model.absence is not None and verdict is None:
         cause = Cause.NO_KEY if model.absence.kind is AbsenceKind.NO_KEY else Cause.NOT_BUILT
         verdict = Verdict(VerdictClass.DOWN, cause, model.absence.detail, NEVER_MS)
-    if verdict is None and (standing.benches or standing.circuits):
-        verdict = _health(model, standing, now_ms)
-    verdict = verdict or _window_full(model, view)
+    if standing.benches or standing.circuits:
+        verdict = verdict or _health(model, standing, now_ms)
     if verdict is not None:
         return verdict, None
+    for counter in model.request_counters:
+        balance = standing.balances.get(counter.key)
+        if balance is not None:
+            _, spent, _, ends_ms = balance
+            if 0 < counter.limit <= spent and ends_ms > now_ms:
+                return _full(counter, balance, held_only=False), None
     candidate = need.candidate(model, standing.output_means.get(model.key))
     return _room(candidate, view) or OK, candidate
 
@@ -196,12 +188,14 @@ def _denied(denial: Denial, model: Model) -> Verdict:
     return _full(counter, denial.balance, held_only=denial.held_only)
 
 
-def refused(
-    candidates: tuple[Candidate, ...], denials: tuple[Denial, ...]
-) -> dict[int, Verdict]:
-    """Turn what the store refused into verdicts by position."""
+def refused(candidates: tuple[Candidate, ...], denials: tuple[Denial, ...]) -> tuple[Skip, ...]:
+    """Turn what the store refused into skips."""
     models = {c.model.position: c.model for c in candidates} if denials else {}
-    return {d.position: _denied(d, models[d.position]) for d in denials}
+    return tuple(
+        Skip(model.layer, model, _denied(denial, model))
+        for denial in denials
+        for model in (models[denial.position],)
+    )
 
 
 def ranked(layer: Layer, need: Need) -> Iterable[Model]:
@@ -211,92 +205,35 @@ def ranked(layer: Layer, need: Need) -> Iterable[Model]:
     return sorted(layer.models, key=lambda model: not need.matches(model))
 
 
-def condition_holds(condition: Condition, verdicts: list[Verdict]) -> bool:
-    """Evaluate ``<layer>.<condition>`` over the verdicts of that layer's models (R5)."""
-    classes = {effective(v) for v in verdicts}
-    if VerdictClass.OK in classes:
+class Survey(NamedTuple):
+    """A layer as one task finds it: who could be called, and why not the others."""
+
+    good: list[Candidate]
+    skips: list[Skip]
+
+    def classes(self) -> set[VerdictClass]:
+        """Classes of reasons that stand against its models."""
+        return {effective(skip.verdict) for skip in self.skips}
+
+
+def condition_holds(condition: Condition, survey: Survey) -> bool:
+    """Evaluate ``<layer>.<condition>`` (R5)."""
+    if survey.good:
         return False
     match condition:
         case Condition.EXHAUSTED | Condition.ALL_MODELS_UNAVAILABLE:
             return True
         case Condition.RATE_LIMIT_EXCEEDED:
-            return VerdictClass.RATE in classes
+            return VerdictClass.RATE in survey.classes()
         case Condition.BUDGET_EXHAUSTED:
-            return VerdictClass.MONEY in classes
+            return VerdictClass.MONEY in survey.classes()
 
 
-def jump_target(catalog: Catalog, units: int) -> int:
-    """Index of the layer that the score alone sends a task to; 0 if not above (R3, R4)."""
-    if catalog.rules.on_complexity is OnComplexity.IGNORE:
-        return 0
-    named = [
-        (layer.index, t)
-        for layer in catalog.layers
-        for t in layer.triggers
-        if isinstance(t, ComplexityTrigger) and t.comparison in (Comparison.GT, Comparison.GE)
-    ]
-    if named:
-        return max((i for i, t in named if complexity.holds(t, units)), default=0)
-    threshold = catalog.scoring.threshold_micro
-    if threshold is not None and units > threshold * complexity.UNITS_PER_MICRO:
-        return len(catalog.layers) - 1
-    return 0
-
-
-def capability_start(catalog: Catalog, need: Need, kind: TaskType) -> int:
-    """Index of the first layer in which a model declares what the task needs (R1)."""
-    last = len(catalog.layers) - 1
-    pinned = kind.start
-    if pinned is not None:
-        return last if pinned < 0 else min(pinned - 1, last)
-    if need.capabilities:
-        for layer in catalog.layers:
-            if any(need.matches(model) for model in layer.models):
-                return layer.index
-    return 0
-
-
-def admits(layer: Layer, need: Need) -> bool:
-    """Tell whether the caller's limits let any model of a layer be used at all."""
-    if not need.restricted and not layer.consent_required:
-        return True
-    return any(_policy(model, layer, need) is None for model in layer.models)
-
-
-def start(
-    catalog: Catalog, need: Need, kind: TaskType, units: int
-) -> tuple[int, int, Clamp | None]:
-    """Say where a task starts: index of the start, of the score's target, and what clamped it."""
-    target, begin = jump_target(catalog, units), capability_start(catalog, need, kind)
-    if target and catalog.rules.on_complexity is OnComplexity.NEXT_LAYER:
-        target = min(begin + 1, len(catalog.layers) - 1)
-    wanted, clamped = max(target, begin), None
-    if wanted < need.lowest:
-        wanted, clamped = need.lowest, Clamp.LOWEST_LAYER
-    elif wanted > need.highest:
-        wanted, clamped = need.highest, Clamp.HIGHEST_LAYER
-    down = range(wanted, -1, -1)
-    index = next((i for i in down if admits(catalog.layers[i], need)), wanted)
-    if index != wanted:
-        clamped = _clamp_of(catalog.layers[index + 1], need)
-    return index, target, clamped
-
-
-def _clamp_of(layer: Layer, need: Need) -> Clamp:
-    """Name the limit that shuts a whole layer."""
-    causes = {v.cause for m in layer.models if (v := _policy(m, layer, need)) is not None}
-    if Cause.FREE_ONLY in causes:
-        return Clamp.FREE_ONLY
-    if Cause.CONSENT in causes:
-        return Clamp.CONSENT
-    return Clamp.DATA if Cause.DATA_POLICY in causes else Clamp.HIGHEST_LAYER
-
-
-def trigger_holds(trigger: Trigger, units: int, verdicts_of: dict[str, list[Verdict]]) -> bool:
-    """Evaluate one trigger; a layer that is not in ``verdicts_of`` does not hold."""
+def trigger_holds(trigger: Trigger, units: int, surveys: dict[str, Survey]) -> bool:
+    """Evaluate one trigger; a layer that was not surveyed does not hold."""
     match trigger:
         case ComplexityTrigger():
             return complexity.holds(trigger, units)
         case LayerTrigger(layer=layer, condition=condition):
-            verdicts = verdicts_of.get(layer)
-            return verdicts is not None and condition_holds(condition, verdicts)
+            survey = surveys.get(layer)
+            return survey is not None and condition_holds(condition, survey)

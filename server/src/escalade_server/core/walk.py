@@ -9,17 +9,24 @@ Rules of the file:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from escalade_server.core import policy
-from escalade_server.core.catalog import Catalog, Layer, Model, OnRateLimit
+from escalade_server.core.assess import FirstLook
+from escalade_server.core.catalog import (
+    Catalog,
+    Layer,
+    LayerTrigger,
+)
 from escalade_server.core.commands import Candidate
 from escalade_server.core.experience import Experience
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.failure import FailureClass
 from escalade_server.core.need import Need
+from escalade_server.core.rules import OnRateLimit, OnTargetExhausted
 from escalade_server.core.standing import OK, Cause, Standing, Verdict, VerdictClass
+from escalade_server.core.task import Request
 from escalade_server.core.trace import Skip
 
 SHORT_WAIT_MS = 2_000
@@ -112,6 +119,14 @@ class DeadEnd:
 Step = Choice | Pause | DeadEnd
 
 
+def begin(catalog: Catalog, request: Request, look: FirstLook, seen: Experience) -> "Walk":
+    """Set out; the caller's word on downgrades beats the strategy's (R10)."""
+    may_downgrade = request.constraints.may_downgrade
+    if may_downgrade is None:
+        may_downgrade = catalog.rules.on_target_exhausted is OnTargetExhausted.DOWNGRADE
+    return Walk(catalog, look.need, look.units, look.origin, may_downgrade, seen)
+
+
 @dataclass(slots=True)
 class Walk:
     """Where one task is on its way; one instance a task."""
@@ -128,73 +143,74 @@ class Walk:
     at: int = 0
     """Place in ``order``."""
 
-    @property
-    def order(self) -> list[int]:
-        """Indices of the layers in the order of rule 1."""
-        up = list(range(self.origin, len(self.catalog.layers)))
-        return up + list(range(self.origin - 1, -1, -1)) if self.may_downgrade else up
+    order: list[int] = field(init=False)
+    """Indices of the layers in the order of rule 1."""
+
+    def __post_init__(self) -> None:
+        """Fix the order once."""
+        down = list(range(self.origin - 1, -1, -1)) if self.may_downgrade else []
+        self.order = [*range(self.origin, len(self.catalog.layers)), *down]
 
     def survey(
-        self, layer: Layer, view: policy.View, denied: Mapping[int, Verdict]
-    ) -> list[tuple[Model, Verdict, Candidate | None]]:
+        self, layer: Layer, view: policy.View, refused: tuple[Skip, ...] = ()
+    ) -> policy.Survey:
         """Judge every model of a layer, in the order of preference."""
-        judged = []
+        good, skips = list[Candidate](), list[Skip]()
+        denied = {s.model.position: s.verdict for s in refused if s.model} if refused else None
+        name = layer.name
         for model in policy.ranked(layer, self.need):
-            refused = denied.get(model.position) if denied else None
-            verdict, candidate = (refused, None) if refused else policy.judge(model, layer, view)
-            judged.append((model, verdict, candidate))
-        return judged
+            verdict = denied.get(model.position) if denied else None
+            if verdict is None:
+                verdict, candidate = policy.judge(model, layer, view)
+                if candidate is not None and verdict is OK:
+                    good.append(candidate)
+                    continue
+            skips.append(Skip(name, model, verdict))
+        return policy.Survey(good, skips)
 
-    def step(
-        self, standing: Standing, now_ms: int, denied: Mapping[int, Verdict] | None = None
-    ) -> Step:
-        """Find the next candidates; ``denied`` is what the store has just refused."""
-        denied = denied or {}
+    def step(self, standing: Standing, now_ms: int, refused: tuple[Skip, ...] = ()) -> Step:
+        """Find the next candidates; ``refused`` is what the store has just denied."""
         require = self.catalog.rules.require_capability
         view = policy.View(self.need, self.seen, standing, now_ms, require)
-        order, skips, untriggered = self.order, list[Skip](), ""
-        surveyed: dict[str, list[Verdict]] = {}
-        for place in range(self.at, len(order)):
-            layer = self.catalog.layers[order[place]]
-            if layer.index < max(self.seen.rejected_layers, default=0):
+        skips, surveys, untriggered = list[Skip](), dict[str, policy.Survey](), ""
+        for place in range(self.at, len(self.order)):
+            layer = self.catalog.layers[self.order[place]]
+            if self.seen.eventful and layer.index < max(self.seen.rejected_layers, default=0):
                 continue  # never below a layer whose answer failed a gate (R10)
             if place > self.at and layer.index > self.origin and layer.triggers:
-                self._survey_sources(layer, view, surveyed)
-                if not any(policy.trigger_holds(t, self.units, surveyed) for t in layer.triggers):
+                self._survey_sources(layer, view, surveys)
+                if not any(policy.trigger_holds(t, self.units, surveys) for t in layer.triggers):
                     untriggered = _untriggered(layer)
-                    verdict = Verdict(
-                        VerdictClass.TRIGGER_NOT_MET, Cause.TRIGGER_NOT_MET, untriggered
-                    )
-                    skips.append(Skip(layer.name, None, verdict))
+                    cls, cause = VerdictClass.TRIGGER_NOT_MET, Cause.TRIGGER_NOT_MET
+                    skips.append(Skip(layer.name, None, Verdict(cls, cause, untriggered)))
                     continue
-            judged = self.survey(layer, view, denied)
-            surveyed[layer.name] = [verdict for _, verdict, _ in judged]
-            good = tuple([c for _, v, c in judged if c is not None and v is OK])
-            skips += [Skip(layer.name, model, v) for model, v, _ in judged if v is not OK]
-            if good:
+            survey = self.survey(layer, view, refused)
+            surveys[layer.name] = survey
+            skips += survey.skips
+            if survey.good:
                 self.at = place
-                others = len(good) > 1 or self._others(place + 1, view)
-                return Choice(layer, good, tuple(skips), others)
-            pause = self._stay(layer, surveyed[layer.name], now_ms)
+                others = len(survey.good) > 1 or self._others(place + 1, view)
+                return Choice(layer, tuple(survey.good), tuple(skips), others)
+            pause = self._stay(layer, survey, now_ms)
             if pause is not None:
                 self.at = place
                 return pause
-            if self._barred(surveyed[layer.name]):
+            if self._barred(survey):
                 return DeadEnd("", tuple(skips))
         return DeadEnd(untriggered, tuple(skips))
 
     def _survey_sources(
-        self, layer: Layer, view: policy.View, surveyed: dict[str, list[Verdict]]
+        self, layer: Layer, view: policy.View, surveys: dict[str, policy.Survey]
     ) -> None:
         """Judge the layers that a trigger asks about and the walk has not come through."""
-        for source in self.catalog.layers:
-            asked = any(getattr(t, "layer", None) == source.name for t in layer.triggers)
-            if asked and source.name not in surveyed:
-                judged = self.survey(source, view, {})
-                surveyed[source.name] = [verdict for _, verdict, _ in judged]
+        for trigger in layer.triggers:
+            if isinstance(trigger, LayerTrigger) and trigger.layer not in surveys:
+                source = next(one for one in self.catalog.layers if one.name == trigger.layer)
+                surveys[source.name] = self.survey(source, view)
 
-    def _stay(self, layer: Layer, verdicts: list[Verdict], now_ms: int) -> Pause | None:
+    def _stay(self, layer: Layer, survey: policy.Survey, now_ms: int) -> Pause | None:
         """Wait a moment rather than leave the layer, if that can help (R8, R14)."""
+        verdicts = [skip.verdict for skip in survey.skips]
         if any(v.cls is VerdictClass.HELD for v in verdicts):
             if self.hold_until_ms is None:
                 self.hold_until_ms = now_ms + self.catalog.rules.hold_patience_ms
@@ -207,9 +223,10 @@ class Walk:
         soon = [
             v.until_ms
             for v in verdicts
-            if v.failure is FailureClass.RATE_SHORT and v.until_ms is not None
+            if v.failure is FailureClass.RATE_SHORT
+            and v.until_ms is not None
             and v.until_ms <= now_ms + SHORT_WAIT_MS
-        ]  # fmt: skip
+        ]
         if not soon:
             return None
         self.waited_short = True
@@ -217,12 +234,12 @@ class Walk:
         for position, verdict in list(self.seen.tried.items()):
             if verdict.failure is FailureClass.RATE_SHORT and verdict.until_ms == min(soon):
                 del self.seen.tried[position]
-        return Pause(until, until, VerdictClass.RATE, f"{layer.name}: provider's pace")
+        return Pause(until, until, VerdictClass.RATE, f"{layer.name}: its provider's pace")
 
-    def _barred(self, verdicts: list[Verdict]) -> bool:
+    def _barred(self, survey: policy.Survey) -> bool:
         """A layer out for RATE is not left under ``rate_limit_hit: next_model`` (R7)."""
         stay = self.catalog.rules.on_rate_limit is OnRateLimit.NEXT_MODEL
-        return stay and any(policy.effective(v) is VerdictClass.RATE for v in verdicts)
+        return stay and VerdictClass.RATE in survey.classes()
 
     def _others(self, place: int, view: policy.View) -> bool:
         """Tell whether a layer from this place on has a model that could be tried."""
@@ -232,11 +249,6 @@ class Walk:
                 if policy.judge(model, layer, view)[0] is OK:
                     return True
         return False
-
-
-def skip(model: Model, verdict: Verdict) -> Skip:
-    """Write down a model that was passed over."""
-    return Skip(model.layer, model, verdict)
 
 
 def _untriggered(layer: Layer) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from escalade_server.core import breaker
 from escalade_server.core.breaker import Breaker
-from escalade_server.core.catalog import Rules
+from escalade_server.core.rules import Rules
 from escalade_server.core.standing import Circuit, CircuitState
 
 _MEAN_WEIGHT = 8

@@ -67,9 +67,7 @@ class Store(Protocol):
         """Every counter of the strategy with what it holds now, as known here, for status."""
         ...
 
-    def reserve(
-        self, order: Reserve, now_ms: int
-    ) -> Awaitable[Reserved | ReservationDenied]:
+    def reserve(self, order: Reserve, now_ms: int) -> Awaitable[Reserved | ReservationDenied]:
         """Hold the first candidate with room in all its counters, durably and atomically.
 
         The same ``reservation_id`` again answers as before and holds nothing twice.

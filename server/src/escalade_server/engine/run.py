@@ -28,6 +28,8 @@ from escalade_server.core.events import (
     AttemptFailed,
     CallerLeft,
     Event,
+    ReservationDenied,
+    Reserved,
     Settled,
     SettleFailed,
     Started,
@@ -121,7 +123,7 @@ class Run:
         self._timer = self._loop.call_later((wake_ms - now_ms) / 1000, self._on_timer)
 
     def _on_timer(self) -> None:
-        """Wake the cascade, or set the timer anew: a chunk moves the instant without touching it."""
+        """Wake the cascade; or set the timer anew, because a chunk has moved the instant."""
         self._timer = None
         now_ms, wake_ms = self._shell.clock.now_ms(), self._cascade.wake_at_ms
         if wake_ms is None:
@@ -158,15 +160,15 @@ class Run:
                 assert_never(command)
 
     def _reserve(self, order: Reserve, now_ms: int) -> None:
-        def done(future: "asyncio.Future[Event]") -> None:
+        def done(future: "asyncio.Future[Reserved | ReservationDenied]") -> None:
             error = future.exception()
             if error is None:
                 self.feed(future.result())
             else:
                 self.feed(StoreFailed(order.attempt, _in_words(error)))
 
-        work: asyncio.Future[Event] = asyncio.ensure_future(self._shell.store.reserve(order, now_ms))
-        work.add_done_callback(done)
+        work = self._shell.store.reserve(order, now_ms)
+        asyncio.ensure_future(work).add_done_callback(done)
 
     def _settle(self, order: Settle, now_ms: int) -> None:
         def done(future: "asyncio.Future[None]") -> None:

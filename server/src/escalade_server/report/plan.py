@@ -3,14 +3,15 @@
 It drives the same core as the service, on shared state in which nothing is used yet (R12).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from escalade_server.core import policy, walk, words
 from escalade_server.core.assess import first_look
-from escalade_server.core.catalog import Catalog, Model, OnTargetExhausted
-from escalade_server.core.commands import Candidate
+from escalade_server.core.catalog import Catalog, Layer, Model
+from escalade_server.core.experience import Experience
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.need import Need
+from escalade_server.core.rules import OnTargetExhausted
 from escalade_server.core.standing import Standing, Verdict, VerdictClass
 from escalade_server.core.task import MICRO, Constraints, Message, Request, Role, Task, Text
 from escalade_server.core.trace import Assessment
@@ -64,15 +65,16 @@ def plan(catalog: Catalog, question: Question) -> Plan:
     if question.highest_layer and question.highest_layer not in names:
         raise ValueError(f"no layer is named {question.highest_layer!r}: {', '.join(names)}")
     look = first_look(_request(question), catalog)
-    way = walk.Walk(
-        catalog,
-        _sized(look.need, question.tokens or 0),
-        look.units,
-        look.origin,
-        catalog.rules.on_target_exhausted is OnTargetExhausted.DOWNGRADE,
-        policy.Experience(),
+    need = _sized(look.need, question.tokens or 0)
+    may_downgrade = catalog.rules.on_target_exhausted is OnTargetExhausted.DOWNGRADE
+    seen = Experience()
+    way = walk.Walk(catalog, need, look.units, look.origin, may_downgrade, seen)
+    view = policy.View(need, seen, Standing(), 0, catalog.rules.require_capability)
+    rows = tuple(
+        Row(model, policy.judge(model, layer, view)[0], _worst_nanos(model, need))
+        for layer in _order(catalog, way)
+        for model in policy.ranked(layer, need)
     )
-    rows = tuple(_row(judged) for judged in _judged(catalog, way))
     step = way.step(Standing(), 0)
     return Plan(
         assessment=look.assessment,
@@ -86,27 +88,20 @@ def plan(catalog: Catalog, question: Question) -> Plan:
 
 def _sized(need: Need, tokens: int) -> Need:
     """Believe the stated tokens where there are no messages to measure."""
-    return replace(
-        need,
+    return need._replace(
         input_bound=max(need.input_bound, tokens),
         input_estimate=max(need.input_estimate, tokens),
     )
 
 
-def _judged(catalog: Catalog, way: walk.Walk) -> list[tuple[Candidate, Verdict]]:
-    """Judge all models: the layers of the walk in its order, then those it may not come to."""
-    order = way.order
-    order += [layer.index for layer in catalog.layers if layer.index not in order]
-    return [
-        judged
-        for index in order
-        for judged in way.survey(catalog.layers[index], Standing(), 0, {})
-    ]
+def _order(catalog: Catalog, way: walk.Walk) -> list[Layer]:
+    """Put the layers in the order of the walk, then those it may not come to."""
+    order = [catalog.layers[index] for index in way.order]
+    return order + [layer for layer in catalog.layers if layer not in order]
 
 
-def _row(judged: tuple[Candidate, Verdict]) -> Row:
-    candidate, verdict = judged
-    return Row(candidate.model, verdict, candidate.nanos if candidate.model.is_paid else 0)
+def _worst_nanos(model: Model, need: Need) -> int:
+    return need.candidate(model, None).nanos if model.is_paid else 0
 
 
 def _request(question: Question) -> Request:
@@ -121,9 +116,7 @@ def _request(question: Question) -> Request:
             capabilities=question.capabilities,
         ),
         messages=messages,
-        constraints=Constraints(
-            free_only=question.free_only, highest_layer=question.highest_layer
-        ),
+        constraints=Constraints(free_only=question.free_only, highest_layer=question.highest_layer),
     )
 
 

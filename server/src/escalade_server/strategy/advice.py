@@ -10,10 +10,9 @@ from escalade_server.core.catalog import (
     Condition,
     LayerTrigger,
     Model,
-    OnComplexity,
-    OnRateLimit,
     Unit,
 )
+from escalade_server.core.rules import OnComplexity, OnRateLimit
 from escalade_server.strategy.errors import Level, Notice, did_you_mean
 from escalade_server.strategy.resolve import is_jump
 from escalade_server.strategy.vendors import FREE_TIERS, RETIRED

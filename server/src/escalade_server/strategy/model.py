@@ -15,6 +15,8 @@ from escalade_server.core.catalog import (
     Billing,
     DataPolicy,
     Feature,
+)
+from escalade_server.core.rules import (
     OnAllExhausted,
     OnBudgetAlert,
     OnComplexity,

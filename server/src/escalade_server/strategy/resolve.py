@@ -14,13 +14,13 @@ from escalade_server.core.catalog import (
     DataPolicy,
     Layer,
     Model,
-    Rules,
     Scoring,
     TaskType,
     Trigger,
     Unit,
 )
 from escalade_server.core.money import worst_cost_nanos
+from escalade_server.core.rules import Rules
 from escalade_server.strategy import model as config
 from escalade_server.strategy.counters import model_counters
 from escalade_server.strategy.credentials import Credential

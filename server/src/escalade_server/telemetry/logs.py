@@ -43,14 +43,18 @@ LEVELS: dict[str, int] = {
 _EventDict = MutableMapping[str, Any]  # structlog's own type for what its processors pass on
 
 
+def is_text(stream: TextIO, form: Format | None) -> bool:
+    """Whether the log is for people: as asked for, else where a terminal is."""
+    return form == "text" or (form is None and stream.isatty())
+
+
 def make_logger(
     sink: LineSink, stream: TextIO, form: Format | None, level: Level
 ) -> FilteringBoundLogger:
-    """Make a logger that writes to ``sink``; without a form, text on a terminal, else JSON."""
-    is_text = form == "text" or (form is None and stream.isatty())
+    """Make a logger that writes to ``sink``, which belongs to ``stream``."""
     renderer: list[structlog.typing.Processor] = (
         [_printable, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
-        if is_text
+        if is_text(stream, form)
         else [_to_json]
     )
     logger: FilteringBoundLogger = structlog.wrap_logger(
@@ -168,9 +172,7 @@ class LogObserver:
         if self._level > (logging.INFO if isinstance(outcome, Finished) else logging.ERROR):
             return
         report = outcome.report
-        log = self._log.bind(
-            request_id=request.id, agent=request.agent, task_id=_task_of(report)
-        )
+        log = self._log.bind(request_id=request.id, agent=request.agent, task_id=_task_of(report))
         if isinstance(outcome, Finished):
             log.info(
                 names.TASK_FINISHED,

@@ -1,0 +1,57 @@
+"""What the client promises: a change of these lists is a change for users."""
+
+import inspect
+
+import escalade
+from escalade import testing
+
+FACE = """
+Alert AllModelsFailed AlreadyAnswered Announcement Answer AnswerTooLarge Assessed AsyncClient
+AsyncStream Attempt BudgetExhausted CallerUnknown Cancelled Client ConsentRequired Constraints
+CursorExpired DataDemand DeadlineReached Draining EscaladeError Escalated Event Evidence
+EvidenceKind Failed Fallback Finished Gate Image Interrupted JsonSchema LayerForbidden
+LedgerUnavailable Message Messages Model ModelUnknown NoEligibleModel NotYetBuilt OutcomeConflict
+Part ProtocolViolation ProviderState QualityDemands QualityNotMet RateLimited Reasoning
+ReasoningDelta ReasoningEffort RequestInProgress RequestInvalid RequestRejected RequestTooLarge
+ReservationUnknown ResponseFormat ResumeTokenInvalid Retracted Role RoleRequired Sampling Selected
+ServerBusy ServiceBug Skip Snapshot StatusError Stream StreamCut Task Text TextDelta Tls
+TooManyWaiters Tool ToolCall ToolMode ToolResult TransportError TriggerNotMet Unreachable Usage
+UsageError Violation Waiting
+"""
+TESTING = """
+Call Cut Pause Refused Reply Server Step answer escalated failed finished retracted selected text
+tool_call
+"""
+
+
+def test_the_face_is_what_we_meant() -> None:
+    assert sorted(escalade.__all__) == FACE.split()
+    assert sorted(testing.__all__) == TESTING.split()
+
+
+def test_the_lists_are_in_order_and_true() -> None:
+    for module in (escalade, testing):
+        assert module.__all__ == sorted(module.__all__)
+        assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_nothing_public_is_left_out() -> None:
+    there = {
+        name
+        for name, value in vars(escalade).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+
+    assert there == set(escalade.__all__)
+
+
+def test_everything_public_says_what_it_is() -> None:
+    classes = [
+        (name, value)
+        for module in (escalade, testing)
+        for name in module.__all__
+        if inspect.isclass(value := getattr(module, name)) or inspect.isfunction(value)
+    ]
+    mute = [name for name, value in classes if not inspect.getdoc(value)]
+
+    assert mute == []
