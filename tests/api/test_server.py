@@ -1,7 +1,6 @@
 """The server: where it listens, limits, health, reflection, drain and stop."""
 
 import asyncio
-import socket
 
 import grpc
 import pytest
@@ -74,24 +73,6 @@ async def test_it_does_not_listen_beyond_loopback_unless_allowed() -> None:
 )  # fmt: skip
 def test_what_counts_as_loopback(host: str, inside: bool) -> None:  # noqa: FBT001 - a table's column
     assert is_loopback(host) is inside
-
-
-async def test_it_listens_on_ipv6_loopback() -> None:
-    if not socket.has_ipv6:
-        return
-    engine = FakeEngine(answer_hello)
-    server = build_server(engine, ServerOptions(host="::1", port=0))
-    try:
-        port = await server.start()
-    except BindError:  # a machine without an IPv6 loopback address
-        await server.stop(0)
-        return
-    async with aio.insecure_channel(f"[::1]:{port}") as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
-    await server.stop(0)
-
-    assert response.status == KINDS.SERVING
 
 
 def test_every_limit_is_set() -> None:
@@ -192,12 +173,17 @@ async def test_calls_in_flight_are_limited() -> None:
 async def test_health_serves_every_name_and_follows_the_switch() -> None:
     async with world() as w:
         serving = [await check(w, name) for name in HEALTH_NAMES]
+        stub = health_pb2_grpc.HealthStub(w.channel)
+        listed = (await stub.List(health_pb2.HealthListRequest(), timeout=2)).statuses
         await w.api.set_serving(serving=False)
         not_serving = [await check(w, name) for name in HEALTH_NAMES]
         with pytest.raises(aio.AioRpcError) as caught:
             await check(w, "unknown")
 
     assert serving == [KINDS.SERVING] * 3
+    assert {name: one.status for name, one in listed.items()} == dict.fromkeys(
+        HEALTH_NAMES, KINDS.SERVING
+    )
     assert not_serving == [KINDS.NOT_SERVING] * 3
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
@@ -270,6 +256,17 @@ async def test_stop_waits_for_running_calls_and_not_for_health_watchers() -> Non
     assert 0.15 < took < 5
 
 
+async def test_a_health_watcher_is_told_before_it_is_let_go() -> None:
+    async with world() as w:
+        watch = health_pb2_grpc.HealthStub(w.channel).Watch(health_pb2.HealthCheckRequest())
+        first = await watch.read()
+        await w.api.drain()
+        second = await watch.read()
+        await asyncio.wait_for(w.api.stop(30), 5)
+
+    assert (first.status, second.status) == (KINDS.SERVING, KINDS.NOT_SERVING)
+
+
 async def test_after_its_grace_stop_cuts_calls_and_their_runs_are_told() -> None:
     async with world() as w:
         running = asyncio.ensure_future(listen(w.router.Complete(ask())))
@@ -284,7 +281,7 @@ async def test_after_its_grace_stop_cuts_calls_and_their_runs_are_told() -> None
 
 async def test_stop_is_safe_twice_and_frees_the_port() -> None:
     async with world() as w:
-        await w.api.stop(0)
+        await asyncio.gather(w.api.stop(0), w.api.stop(0))
         await w.api.stop(0)
         again = build_server(FakeEngine(), ServerOptions(port=w.port))
         port = await again.start()

@@ -21,6 +21,7 @@ from escalade.v1.router_service_pb2 import CompleteRequest, CompleteResponse
 from escalade_server.api.convert_out import put_event
 from escalade_server.api.server import ServerOptions, build_server
 from escalade_server.core.events import TextDelta
+from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.task import Delivery
 from tests.api.world import ASSESSED, FakeEngine, FakeRun, ask, finished, selected
 
@@ -53,7 +54,7 @@ PAUSE_S = 0.002
 
 def bare() -> Callable[[CompleteRequest, Any], Awaitable[None]]:
     """A handler that only writes: what gRPC itself costs."""
-    facts = (ASSESSED, selected(), finished("a short answer"))
+    facts: tuple[Fact | Outcome, ...] = (ASSESSED, selected(), finished("a short answer"))
     whole = CompleteResponse()
     for number, fact in enumerate(facts, 1):
         put_event(whole.events.add(), number, fact, whole=True)

@@ -14,7 +14,7 @@ from tests.cli.commands import data, run, strategy
         (2, "architecture", 10, 50_000, 10, 10.3, "premium_reserve"),
         (1, "architecture", 10, 50_000, 9.6, 9.6, "premium_reserve"),
         (1, "generate", 10, 50_000, 8, 8, "free_primary"),
-        (1, "parse", 1, 1, 0.700006, 0.700006, "free_primary"),
+        (1, "parse", 1, 1, 0.70006, 0.70006, "free_primary"),
     ],
 )
 def test_scores_are_exact(

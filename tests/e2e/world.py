@@ -41,6 +41,8 @@ class World:
     """What the server said of itself when it was ready."""
     process: asyncio.subprocess.Process
     log: Path
+    asked: bool = False
+    expected_exit: int = 0
 
     def account(self, provider: str, model: str) -> Account:
         """Look up what a provider counted for a model, named as in the strategy."""
@@ -50,10 +52,15 @@ class World:
         """Look up a model of the strategy."""
         return next(m for m in self.catalog.models if (m.provider, m.id) == (provider, model))
 
+    def ask(self, number: signal.Signals) -> None:
+        """Send the server a signal to end."""
+        self.asked = True
+        self.process.send_signal(number)
+
     async def stop(self) -> int:
-        """Ask the server to end; answer its exit code."""
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
+        """Ask the server to end, once; answer its exit code."""
+        if self.process.returncode is None and not self.asked:
+            self.ask(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), STOP_S)
 
     def logged(self, event: str) -> list[dict[str, object]]:
@@ -118,7 +125,7 @@ async def world(
         started = json.loads(line)
         made = World(simulator, catalog, started["target"], started, process, log)
         yield made
-        assert await made.stop() == 0, log.read_text()[-2_000:]
+        assert await made.stop() == made.expected_exit, log.read_text()[-2_000:]
     finally:
         if process.returncode is None:
             process.kill()

@@ -153,6 +153,21 @@ async def test_s2_what_stays_owed_is_booked_in_full(tmp_path: Path, disk: Faulty
     await store.close()
 
 
+async def test_s2_what_is_owed_is_tried_once_more_at_the_end(
+    tmp_path: Path, disk: FaultyDisk
+) -> None:
+    store = await on(tmp_path / "s.db")
+    await held(store, "one")
+    disk.fails_in = 0
+    with pytest.raises(StoreError):
+        await store.settle(settle("one", nanos=3), NOW_MS)
+    disk.fails_in = None
+    await store.close()
+    store = await on(tmp_path / "s.db")
+    assert figures(store) == [(1, 0), (3, 0)]
+    await store.close()
+
+
 async def test_s3_after_a_failed_fsync_nothing_is_believed(
     tmp_path: Path, disk: FaultyDisk
 ) -> None:

@@ -17,8 +17,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from structlog.typing import FilteringBoundLogger
-
 from escalade_server.api.operations_servicer import ServiceInfo
 from escalade_server.api.server import ApiServer, BindError, ServerOptions, build_server
 from escalade_server.core.catalog import Counter
@@ -42,7 +40,7 @@ from escalade_server.strategy.load import Loaded, load
 from escalade_server.strategy.model import schema
 from escalade_server.strategy.vocabulary import vocabulary
 from escalade_server.telemetry import names
-from escalade_server.telemetry.logs import Format, Level, LogObserver, is_text, make_logger
+from escalade_server.telemetry.logs import Format, Level, Log, LogObserver, is_text, make_logger
 from escalade_server.telemetry.mistakes import LoggedMistakes
 from escalade_server.telemetry.observers import Observers
 from escalade_server.telemetry.sink import LineSink
@@ -307,12 +305,12 @@ def server_options(options: Options, loaded: Loaded, clock: SystemClock) -> Serv
     )
 
 
-async def _stop_server(server: ApiServer, grace_s: float, log: FilteringBoundLogger) -> None:
+async def _stop_server(server: ApiServer, grace_s: float, log: Log) -> None:
     log.info(names.SERVER_DRAINING, calls=len(server.calls), grace_s=grace_s)
     await server.stop(grace_s)
 
 
-async def _drain(engine: Engine, log: FilteringBoundLogger) -> None:
+async def _drain(engine: Engine, log: Log) -> None:
     try:
         async with asyncio.timeout(DRAIN_S):
             await engine.drain()
@@ -338,7 +336,7 @@ def _exists(path: str) -> bool:
     return Path(path).exists()
 
 
-def _say(log: FilteringBoundLogger, loaded: Loaded, target: str, new_state: str) -> None:
+def _say(log: Log, loaded: Loaded, target: str, new_state: str) -> None:
     """Log what was started."""
     layers = [layer.name for layer in loaded.catalog.layers]
     log.info(names.STRATEGY_LOADED, file=loaded.file, layers=layers)

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from escalade.v1 import operations_service_pb2, router_service_pb2
 from escalade_server.api.calls import Calls
 from escalade_server.api.face import Engine
-from escalade_server.api.methods import LoopMistakes, Mistakes, add_service
+from escalade_server.api.methods import Context, LoopMistakes, Mistakes, add_service
 from escalade_server.api.operations_servicer import OperationsServicer, ServiceInfo
 from escalade_server.api.router_servicer import RouterServicer
 
@@ -59,18 +59,52 @@ class ServerOptions:
     info: ServiceInfo = field(default_factory=ServiceInfo)
 
 
+class HealthChecks:
+    """``grpc.health.v1``, whose watchers can be let go: they would hold up a stop for its grace."""
+
+    def __init__(self) -> None:
+        """Start with nobody watching."""
+        self.serving = health.aio.HealthServicer()
+        self._watching = set[asyncio.Task[object]]()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> object:  # noqa: N802 - a proto name
+        """Answer the status of a service."""
+        return await self.serving.Check(request, context)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - a proto name
+        """Stream the status of a service."""
+        task = asyncio.current_task()
+        assert task is not None, "handlers run in tasks"
+        self._watching.add(task)
+        try:
+            await self.serving.Watch(request, context)
+        finally:
+            self._watching.discard(task)
+
+    async def List(self, _request: object, context: Context) -> object:  # noqa: N802 - a proto name
+        """Answer the status of every service."""
+        asked = {name: health_pb2.HealthCheckRequest(service=name) for name in HEALTH_NAMES}
+        statuses = {name: await self.serving.Check(one, context) for name, one in asked.items()}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+    def release(self) -> None:
+        """End every watch."""
+        for task in self._watching:
+            task.cancel()
+
+
 class ApiServer:
     """One listening gRPC server. ``start`` once; ``drain`` and ``stop`` are safe twice."""
 
     def __init__(
-        self, server: aio.Server, calls: Calls, health_servicer: health.aio.HealthServicer,
-        options: ServerOptions,
-    ) -> None:  # fmt: skip
+        self, server: aio.Server, calls: Calls, health_checks: HealthChecks, options: ServerOptions
+    ) -> None:
         """Use ``build_server``."""
         self._server = server
-        self._health = health_servicer
+        self._health = health_checks
         self._options = options
         self._watch: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self.calls = calls
 
     async def start(self) -> int:
@@ -102,26 +136,29 @@ class ApiServer:
         """Tell health checks whether calls are welcome; has no effect once draining."""
         kinds = health_pb2.HealthCheckResponse
         for name in HEALTH_NAMES:
-            await self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
+            await self._health.serving.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
 
     async def drain(self) -> None:
         """Report NOT_SERVING and refuse new calls with DRAINING; running calls go on."""
         self.calls.draining = True
-        await self._health.enter_graceful_shutdown()
+        await self._health.serving.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
         """Drain, let running calls end for up to ``grace_s``, cut the rest, and close the port.
 
-        Health watchers do not count: they would hold a server up for the whole grace.
+        Called again, it waits for the first stop: grpcio crashes when it is stopped twice at once.
         """
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(grace_s))
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace_s: float) -> None:
         await self.drain()
         stopping = asyncio.create_task(self._server.stop(grace_s))
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self.calls.idle()
-        # Handlers leave the registry just before grpc sends their status: let it go out.
-        await asyncio.wait((stopping,), timeout=min(grace_s, STATUS_S))
-        await self._server.stop(None)
+        self._health.release()
         await stopping
         if self._watch is not None:
             self._watch.cancel()
@@ -133,10 +170,6 @@ class ApiServer:
         while True:
             await asyncio.sleep(self._options.write_stall_s / 4)
             self.calls.cut_stalled(loop.time())
-
-
-STATUS_S = 0.2
-"""Time for the statuses of the last calls to be sent."""
 
 
 def is_loopback(host: str) -> bool:
@@ -194,10 +227,10 @@ def build_server(
     sink = mistakes or LoopMistakes(engine.entropy)
     add_service(server, _ROUTER, RouterServicer(engine, calls, sink), sink)
     add_service(server, _OPERATIONS, OperationsServicer(engine, calls, options.info), sink)
-    health_servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    health_checks = HealthChecks()
+    health_pb2_grpc.add_HealthServicer_to_server(health_checks, server)
     if options.reflection:
         reflection.enable_server_reflection(
             (*HEALTH_NAMES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
-    return ApiServer(server, calls, health_servicer, options)
+    return ApiServer(server, calls, health_checks, options)

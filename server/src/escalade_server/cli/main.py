@@ -6,6 +6,7 @@ from escalade_server import bootstrap
 from escalade_server.cli import (
     check,
     complete,
+    demo,
     explain,
     schema,
     serve,
@@ -26,6 +27,7 @@ def main() -> None:
 
 main.add_command(check.command)
 main.add_command(complete.command)
+main.add_command(demo.command)
 main.add_command(explain.command)
 main.add_command(schema.command)
 main.add_command(serve.command)

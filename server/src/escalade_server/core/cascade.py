@@ -68,8 +68,7 @@ class Cascade:
         self._out: list[commands.Command] = []
         self._now = 0
         self._serial = 0
-        self._choice: walk.Choice | None = None
-        """What is being reserved, until the store has answered."""
+        self._choice: walk.Choice | None = None  # what is being reserved
         self._final: Live | None = None
         self._resume_ms = 0
         self._waiting_told: set[VerdictClass] = set()
@@ -157,9 +156,8 @@ class Cascade:
         self._state, self._resume_ms = _State.PAUSED, pause.until_ms
         if pause.reason not in self._waiting_told:
             self._waiting_told.add(pause.reason)
-            self._out.append(
-                commands.Announce(facts.Waiting(pause.reason, pause.earliest_ms, pause.rule))
-            )
+            waiting = facts.Waiting(pause.reason, pause.earliest_ms, pause.rule)
+            self._out.append(commands.Announce(waiting))
 
     def _go_on(self) -> None:
         """Look for the next model as soon as the engine hands in a fresh standing."""

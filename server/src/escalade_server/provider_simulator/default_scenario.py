@@ -31,7 +31,8 @@ def default_scenario() -> Scenario:
 
     Prices are list prices of late 2026, in pico-dollars per token. Google and MiniMax bill to the
     end when a client leaves. Google and Anthropic speak the OpenAI dialect with OpenAI's errors
-    here; point a strategy at them with `dialect: openai`.
+    here; point a strategy at them with `dialect: openai`. Models stand under the names of the
+    strategies and under those that are sent for them.
     """
     mini_quotas = (
         Quota(limit=50),
@@ -53,14 +54,25 @@ def default_scenario() -> Scenario:
             ),
             "google": ProviderScript(
                 vendor="openai",
-                models={"gemini-flash": flash, "gemini-2.0-flash": flash},
+                models=dict.fromkeys(
+                    ("gemini-flash", "gemini-flash-latest", "gemini-2.0-flash"), flash
+                ),
             ),
             "deepseek": ProviderScript(models={"deepseek-chat": model(270_000, 1_100_000)}),
-            "openrouter": ProviderScript(models={"minimax/minimax-v2-pro": minimax}),
-            "nano-gpt": ProviderScript(models={"glm-5": model(1_000_000, 3_200_000)}),
-            "minimax": ProviderScript(models={"minimax-v2-pro": minimax}),
+            "openrouter": ProviderScript(
+                models=dict.fromkeys(("minimax/minimax-v2-pro", "minimax/minimax-m2.7"), minimax)
+            ),
+            "nano-gpt": ProviderScript(
+                models=dict.fromkeys(("glm-5", "zai-org/glm-5"), model(1_000_000, 3_200_000))
+            ),
+            "minimax": ProviderScript(
+                models=dict.fromkeys(("minimax-v2-pro", "MiniMax-M2.7"), minimax)
+            ),
             "anthropic": ProviderScript(
-                vendor="openai", models={"claude-3-haiku": model(250_000, 1_250_000)}
+                vendor="openai",
+                models=dict.fromkeys(
+                    ("claude-3-haiku", "claude-3-haiku-20240307"), model(250_000, 1_250_000)
+                ),
             ),
             "ollama": ProviderScript(models={"llama3.2": model(0, 0)}),
         }

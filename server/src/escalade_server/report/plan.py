@@ -11,7 +11,6 @@ from escalade_server.core.catalog import Catalog, Layer, Model
 from escalade_server.core.experience import Experience
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.need import Need
-from escalade_server.core.rules import OnTargetExhausted
 from escalade_server.core.standing import Standing, Verdict, VerdictClass
 from escalade_server.core.task import MICRO, Constraints, Message, Request, Role, Task, Text
 from escalade_server.core.trace import Assessment
@@ -64,11 +63,10 @@ def plan(catalog: Catalog, question: Question) -> Plan:
     names = [layer.name for layer in catalog.layers]
     if question.highest_layer and question.highest_layer not in names:
         raise ValueError(f"no layer is named {question.highest_layer!r}: {', '.join(names)}")
-    look = first_look(_request(question), catalog)
+    request, seen = _request(question), Experience()
+    look = first_look(request, catalog)
     need = _sized(look.need, question.tokens or 0)
-    may_downgrade = catalog.rules.on_target_exhausted is OnTargetExhausted.DOWNGRADE
-    seen = Experience()
-    way = walk.Walk(catalog, need, look.units, look.origin, may_downgrade, seen)
+    way = walk.begin(catalog, request, look._replace(need=need), seen)
     view = policy.View(need, seen, Standing(), 0, catalog.rules.require_capability)
     rows = tuple(
         Row(model, policy.judge(model, layer, view)[0], _worst_nanos(model, need))

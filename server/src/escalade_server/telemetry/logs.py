@@ -6,7 +6,7 @@ message is left out. Values that callers choose are made printable, so that none
 
 import logging
 from collections.abc import MutableMapping
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, TypeAlias
 
 import msgspec
 import structlog
@@ -31,6 +31,8 @@ from escalade_server.core.trace import Report
 from escalade_server.telemetry import names
 from escalade_server.telemetry.sink import LineSink
 
+Log: TypeAlias = FilteringBoundLogger
+"""The logger, for those who hand it on and may not know the library."""
 Format = Literal["json", "text"]
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: dict[str, int] = {
@@ -48,16 +50,14 @@ def is_text(stream: TextIO, form: Format | None) -> bool:
     return form == "text" or (form is None and stream.isatty())
 
 
-def make_logger(
-    sink: LineSink, stream: TextIO, form: Format | None, level: Level
-) -> FilteringBoundLogger:
+def make_logger(sink: LineSink, stream: TextIO, form: Format | None, level: Level) -> Log:
     """Make a logger that writes to ``sink``, which belongs to ``stream``."""
     renderer: list[structlog.typing.Processor] = (
         [_printable, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
         if is_text(stream, form)
         else [_to_json]
     )
-    logger: FilteringBoundLogger = structlog.wrap_logger(
+    logger: Log = structlog.wrap_logger(
         sink,
         processors=[
             structlog.processors.add_log_level,
@@ -84,9 +84,7 @@ def _printable(_logger: object, _method: str, event: _EventDict) -> _EventDict:
 class LogObserver:
     """``Observer`` of the engine: facts to log lines. Costs nothing where a level is filtered."""
 
-    def __init__(
-        self, log: FilteringBoundLogger, level: Level, *, log_escalations: bool = True
-    ) -> None:
+    def __init__(self, log: Log, level: Level, *, log_escalations: bool = True) -> None:
         """``log_escalations`` False drops the escalation's line, nothing else (R7)."""
         self._log = log
         self._level = LEVELS[level]
@@ -191,7 +189,7 @@ class LogObserver:
             self._failed(log, outcome)
 
     @staticmethod
-    def _failed(log: FilteringBoundLogger, outcome: Failed) -> None:
+    def _failed(log: Log, outcome: Failed) -> None:
         write = log.warning
         if outcome.reason is ErrorReason.CANCELLED:
             write = log.info

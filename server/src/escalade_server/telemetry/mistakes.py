@@ -3,15 +3,14 @@
 import traceback
 from collections.abc import Callable
 
-from structlog.typing import FilteringBoundLogger
-
 from escalade_server.telemetry import names
+from escalade_server.telemetry.logs import Log
 
 
 class LoggedMistakes:
     """Writes where a mistake happened. Its message stays out: it may quote a prompt."""
 
-    def __init__(self, log: FilteringBoundLogger, make_id: Callable[[], str]) -> None:
+    def __init__(self, log: Log, make_id: Callable[[], str]) -> None:
         """Write to ``log``; ``make_id`` draws the ids."""
         self._log = log
         self._make_id = make_id

@@ -1,0 +1,209 @@
+"""What `escalade demo` shows while the job runs: a line a task, and a live panel below.
+
+On a terminal the lines scroll up above the panel; elsewhere they are plain lines and nothing else.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.rule import Rule
+from rich.text import Text
+
+import escalade
+from escalade.v1.operations_service_pb2 import GetStatusResponse
+from escalade_server.cli import demo_panel, output
+from escalade_server.cli.demo_books import Books, Done
+from escalade_server.cli.demo_day import Step
+
+INDENT = " " * 6
+TITLE, MODEL, LAYER = 29, 16, 19
+WRITING_LINES = 3
+LEAST_ROWS = 20
+"""On a lower terminal there is no room for the panel's bars."""
+LESSONS = {
+    "skip": "Its quota is counted before the call: no error, no lost second. A sibling of the same"
+    " layer answers, still for nothing.",
+    "fallback": "A fallback: the call failed, a sibling of the same layer takes over. The agent"
+    " asked once and sees one answer.",
+    "escalated": "An escalation: no model of the layer can take it, so the next layer does. The"
+    " agent is told who, where to and why before the first word.",
+    "COMPLEXITY": "A jump: a task as hard as this goes straight to the reserve, and only such do.",
+    "DOWNGRADE": "A downgrade: the cap holds, to the cent. The best layer below answers, and says"
+    " so; the task is not lost.",
+    "retracted": "Half an answer is void: it is taken back, and another model starts over. Texts of"
+    " two models are never mixed.",
+    "recovered": "The circuit let one call through to probe it, and closed: the day goes on for"
+    " nothing.",
+}
+
+
+class Screen:
+    """Shows one job."""
+
+    def __init__(self, out: Console, books: Books, total: int) -> None:
+        """Show nothing yet; ``total`` is the number of tasks."""
+        self._out, self._books, self._total = out, books, total
+        self._status: GetStatusResponse | None = None
+        self._step = ""
+        self._writing = ""
+        self._seen = set[str]()
+        self._failed = set[str]()
+        self._live = Live(console=out, auto_refresh=False, get_renderable=self._panel)
+
+    def __enter__(self) -> Self:
+        if self._out.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writing = ""
+        if self._out.is_terminal:
+            self._live.stop()
+
+    # --- what happens --------------------------------------------------------------------------
+
+    def look(self, status: GetStatusResponse) -> None:
+        """Take the state of the service as of now."""
+        self._status = status
+        if self._out.is_terminal:
+            self._live.refresh()
+
+    def step(self, number: int, of: int, step: Step) -> None:
+        """Begin a step of the job."""
+        self._step = f"step {number} of {of}"
+        count = len(step.chores)
+        side = f", {step.at_once} at a time" if step.at_once > 1 else ""
+        tasks = f"{count} task{'s' if count > 1 else ''}{side}"
+        self._print(Text(f"Step {number}/{of}: {step.title} ({tasks})", "bold"))
+
+    def turn(self, text: str) -> None:
+        """Say what the script does to a provider."""
+        self._print(Text(f"    ~ {text} (scripted)", "bold blue"))
+
+    def told(self, done: Done) -> bool:
+        """Show a task that ended."""
+        self._writing = ""
+        if done.answer is None:
+            self._print(Text(f"x{done.number:>3} {done.chore.title}: LOST, {done.error}", "red"))
+            return True
+        is_news = False
+        notes = [note for event in done.events for note in self._notes(event)]
+        answer = done.answer
+        self._print(self._line(done, answer, is_changed=bool(answer.escalations)))
+        if answer.provider in self._failed and answer.layer == self._first_layer:
+            self._failed.discard(answer.provider)
+            notes.append(("recovered", "recovered", f"{answer.model} answers again", "green"))
+        for key, lesson, text, style in notes:
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            is_news = True
+            self._print_wrapped(text, f"bold {style}")
+            if lesson not in self._seen:
+                self._seen.add(lesson)
+                self._print_wrapped(LESSONS[lesson], "dim")
+        return is_news
+
+    def writing(self, text: str) -> None:
+        """Show the end of a text that is being written."""
+        self._writing = text
+        if self._out.is_terminal:
+            self._live.refresh()
+
+    def broke(self, event: escalade.Retracted, text: str) -> None:
+        """Strike out a text that is void."""
+        self._writing = ""
+        last = " ".join(text.split()[-9:])
+        self._print(Text.assemble((INDENT, ""), (f"... {last}", "strike red"), " <- cut here"))
+        self._print_wrapped(f"retracted: attempt {event.attempt} ({event.detail})", "bold red")
+        self._seen.add("retracted")
+        self._print_wrapped(LESSONS["retracted"], "dim")
+
+    # --- lines ---------------------------------------------------------------------------------
+
+    @property
+    def _first_layer(self) -> str:
+        return self._status.layers[0].name if self._status and self._status.layers else ""
+
+    def _notes(self, event: escalade.Announcement) -> list[tuple[str, str, str, str]]:
+        """What is worth explaining once: its key, its lesson, its words, its style."""
+        match event:
+            case escalade.Selected(model=model, skips=skips):
+                full = next((s for s in skips if s.reason == "window_full"), None)
+                if full is None or full.model.layer != model.layer:
+                    return []
+                key = f"skip {full.model}"
+                name, to = (demo_panel.short(m.model) for m in (full.model, model))
+                return [(key, "skip", f"skipped {name} ({full.detail}): {to} is next", "cyan")]
+            case escalade.Fallback(from_model=model, to_model=to, detail=detail):
+                self._failed.add(model.provider)
+                names = f"{demo_panel.short(model.model)} → {demo_panel.short(to.model)}"
+                key = f"fallback {names} {event.failure_class}"
+                return [(key, "fallback", f"fallback {names}: {detail}", "cyan")]
+            case escalade.Escalated(reason=reason, kind=kind):
+                key = f"{event.from_layer} {event.to_layer} {reason} {kind}"
+                lesson = reason if reason in LESSONS else "escalated"
+                word = "downgraded" if kind == "DOWNGRADE" else "escalated"
+                way = f"{event.from_layer} → {event.to_layer}"
+                text = f"{word} {way}, {reason}: {event.detail}"
+                return [(key, lesson, text, demo_panel.colour(self._status, event.to_layer))]
+            case _:
+                return []
+
+    def _line(self, done: Done, answer: escalade.Answer, *, is_changed: bool) -> Text:
+        paid = "free" if not answer.list_nanos else output.usd(answer.list_nanos)
+        if answer.layer == self._first_layer:
+            paid = "free"
+        style = demo_panel.colour(self._status, answer.layer)
+        mark = "+"
+        if is_changed:
+            mark = "v" if answer.escalations[-1].kind == "DOWNGRADE" else "^"
+        elif any(isinstance(event, escalade.Fallback) for event in done.events):
+            mark = ">"
+        line = Text(f"{mark}{done.number:>3} ", f"bold {style}" if mark != "+" else style)
+        line.append(f"{_cut(done.chore.title, TITLE):<{TITLE}} ")
+        line.append(f"{_cut(demo_panel.short(answer.model), MODEL):<{MODEL}} ", "bold")
+        line.append(f"{_cut(answer.layer, LAYER):<{LAYER}} ", style)
+        line.append(f"{paid:>7}", "dim" if paid == "free" else style)
+        return line
+
+    def _print_wrapped(self, text: str, style: str) -> None:
+        width = self._out.width - len(INDENT) - 1
+        for line in textwrap.wrap(text, width) if self._out.is_terminal else [text]:
+            self._print(Text(f"{INDENT}{line}", style))
+
+    def _print(self, line: Text) -> None:
+        self._out.print(line, soft_wrap=not self._out.is_terminal)
+
+    # --- the panel -----------------------------------------------------------------------------
+
+    def _panel(self) -> RenderableType:
+        books, status = self._books, self._status
+        head = Text.assemble(
+            (f" {self._step}: ", "bold"),
+            f"{books.tasks}/{self._total} tasks, ",
+            (f"{len(books.lost)} lost", "bold red" if books.lost else "bold green"),
+            f", {sum(books.escalations.values())} escalations, {books.fallbacks} fallbacks,"
+            f" {output.usd(books.charged_nanos)} charged",
+        )
+        parts: list[RenderableType] = [Rule(style="dim"), head]
+        if self._writing:
+            wrapped = textwrap.wrap(self._writing, self._out.width - 4)[-WRITING_LINES:]
+            parts = [*(Text(f"   {line}", "italic") for line in wrapped), *parts]
+        if status is not None and self._out.height >= LEAST_ROWS:
+            parts.append(demo_panel.bars(status, self._out))
+        return Group(*parts)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
