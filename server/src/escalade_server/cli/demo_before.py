@@ -80,9 +80,11 @@ def _work(url: str, job: tuple[Step, ...]) -> Before:
 
 
 def _ask(connection: HTTPConnection, path: str, chore: Chore) -> tuple[int, str]:
-    """Ask once, as a plain client does; the error's own words, if it is one."""
+    """Ask once, as a plain client does; the first sentence of the error, if it is one."""
     body = {"model": FREE_MODEL[1], "messages": [{"role": "user", "content": chore.prompt}]}
     connection.request("POST", path, json.dumps(body), HEADERS)
     response = connection.getresponse()
     told = json.loads(response.read())
-    return response.status, "" if response.status == OK else str(told["error"]["message"])
+    if response.status == OK:
+        return OK, ""
+    return response.status, str(told["error"]["message"]).partition(". ")[0]

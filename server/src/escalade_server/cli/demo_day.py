@@ -31,9 +31,9 @@ FREE_MODEL = ("openai", "gpt-4o-mini")
 """The one free model of the job without Escalade."""
 FREE_REQUESTS = 50
 PACIFIC = "America/Los_Angeles"
-GOOGLE_REQUESTS = 13
+GOOGLE_REQUESTS = 9
 """What Google really grants on this day; the strategy believes in 100."""
-BREAK_AT_MODULE = 5
+BREAK_AT_MODULE = 9
 """Index of the module at whose documentation deepseek goes down."""
 README_BREAKS_AFTER = 60
 """Words of the README that deepseek still writes before its line is cut."""

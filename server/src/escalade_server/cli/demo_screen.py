@@ -53,6 +53,8 @@ class Screen:
         self._writing = ""
         self._seen = set[str]()
         self._failed = set[str]()
+        self._usual = dict[str, str]()
+        """By task type: the model that answered the last one."""
         self._live = Live(console=out, auto_refresh=False, get_renderable=self._panel)
 
     def __enter__(self) -> Self:
@@ -97,8 +99,9 @@ class Screen:
             self._print(Text(f"x{done.number:>3} {done.chore.title}: LOST, {done.error}", "red"))
             return True
         is_news = False
-        notes = [note for event in done.events for note in self._notes(event)]
+        notes = [note for event in done.events for note in self._notes(event, done.chore.type)]
         answer = done.answer
+        self._usual[done.chore.type] = answer.model
         self._print(self._line(done, answer, is_changed=bool(answer.escalations)))
         if answer.provider in self._failed and answer.layer == self._first_layer:
             self._failed.discard(answer.provider)
@@ -135,25 +138,26 @@ class Screen:
     def _first_layer(self) -> str:
         return self._status.layers[0].name if self._status and self._status.layers else ""
 
-    def _notes(self, event: escalade.Announcement) -> list[tuple[str, str, str, str]]:
+    def _notes(self, event: escalade.Announcement, kind: str) -> list[tuple[str, str, str, str]]:
         """What is worth explaining once: its key, its lesson, its words, its style."""
         match event:
             case escalade.Selected(model=model, skips=skips):
-                full = next((s for s in skips if s.reason == "window_full"), None)
-                if full is None or full.model.layer != model.layer:
+                usual = self._usual.get(kind)
+                out = next((s for s in skips if s.model.model == usual), None)
+                if out is None or out.reason != "window_full" or out.model.layer != model.layer:
                     return []
-                key = f"skip {full.model}"
-                name, to = (demo_panel.short(m.model) for m in (full.model, model))
-                return [(key, "skip", f"skipped {name} ({full.detail}): {to} is next", "cyan")]
+                name, to = (demo_panel.short(m.model) for m in (out.model, model))
+                text = f"passed over {name} ({out.detail}): {to} takes it"
+                return [(f"skip {name}", "skip", text, "cyan")]
             case escalade.Fallback(from_model=model, to_model=to, detail=detail):
                 self._failed.add(model.provider)
                 names = f"{demo_panel.short(model.model)} → {demo_panel.short(to.model)}"
                 key = f"fallback {names} {event.failure_class}"
                 return [(key, "fallback", f"fallback {names}: {detail}", "cyan")]
-            case escalade.Escalated(reason=reason, kind=kind):
-                key = f"{event.from_layer} {event.to_layer} {reason} {kind}"
+            case escalade.Escalated(reason=reason, kind=change):
+                key = f"{event.from_layer} {event.to_layer} {reason} {change}"
                 lesson = reason if reason in LESSONS else "escalated"
-                word = "downgraded" if kind == "DOWNGRADE" else "escalated"
+                word = "downgraded" if change == "DOWNGRADE" else "escalated"
                 way = f"{event.from_layer} → {event.to_layer}"
                 text = f"{word} {way}, {reason}: {event.detail}"
                 return [(key, lesson, text, demo_panel.colour(self._status, event.to_layer))]

@@ -53,12 +53,11 @@ def show(out: Console, books: Books, audit: Audit, strategy: Path, seconds: floa
     for column in table.columns[1:]:
         column.justify = "right"
     out.print(table)
-    kinds = [
-        f"{count} x {reason} ({start} → {end})"
-        for (start, end, reason), count in books.escalations.most_common()
-    ]
-    _say(out, "Escalations: " + "; ".join(kinds) + ".")
-    _say(out, f"Fallbacks inside a layer: {books.fallbacks}. Retractions: {books.retractions}.")
+    for (start, end, reason), count in books.escalations.most_common():
+        _say(out, f"{count:>3} x {start} → {end}: {reason}")
+    _say(out, f"{books.fallbacks:>3} x fallback inside a layer")
+    _say(out, f"{books.retractions:>3} x retracted and started over")
+    out.print()
     _say(out, _cost(books))
     lost = len(books.lost)
     style = "bold red" if lost else "bold green"

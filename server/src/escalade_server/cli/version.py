@@ -1,8 +1,9 @@
 """`escalade version`."""
 
+from importlib import metadata
+
 import click
 
-from escalade_server import bootstrap
 from escalade_server.cli import output
 
 
@@ -10,7 +11,8 @@ from escalade_server.cli import output
 @output.json_option
 def command(*, as_json: bool) -> None:
     """Print the version."""
+    version = metadata.version("escalade-server")
     if as_json:
-        output.print_json({"version": bootstrap.version()})
+        output.print_json({"version": version})
     else:
-        click.echo(f"escalade {bootstrap.version()}")
+        click.echo(f"escalade {version}")

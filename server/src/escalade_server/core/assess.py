@@ -58,7 +58,7 @@ def first_look(request: Request, catalog: Catalog) -> FirstLook:
     initial, why = EscalationReason.CAPABILITY, ""
     if clamped is Clamp.LOWEST_LAYER:
         initial, why = EscalationReason.CONSTRAINT, "the caller allows no lower layer"
-    elif origin and origin != target:
+    elif origin > target:
         why = _capability_detail(need, kind)
     elif origin:
         score = assessment.score_micro / 1e6
@@ -68,6 +68,7 @@ def first_look(request: Request, catalog: Catalog) -> FirstLook:
 
 
 def _capability_detail(need: Need, kind: TaskType) -> str:
-    if kind.start is not None and not need.all_of:
+    if kind.start is not None:
         return f"{kind.name} tasks are pinned to start here"
-    return f"no model below declares {' or '.join(sorted(need.capabilities))}"
+    joint = " and " if need.all_of else " or "
+    return f"no model below declares {joint.join(sorted(need.capabilities))}"

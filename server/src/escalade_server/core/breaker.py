@@ -42,7 +42,8 @@ def step(breaker: Breaker, *, ok: bool, now_ms: int, failures_max: int, open_ms:
             return breaker  # late news of a call that began before the circuit opened
     elif failures < failures_max:
         return replace(breaker, failures=failures)
-    until = now_ms + min(open_ms << min(breaker.openings, 10), OPEN_MS_MAX)
+    longer = min(open_ms << min(breaker.openings, 10), OPEN_MS_MAX)
+    until = now_ms + max(open_ms, longer)
     return Breaker(CircuitState.OPEN, failures, breaker.openings + 1, until)
 
 

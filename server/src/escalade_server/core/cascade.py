@@ -180,7 +180,7 @@ class Cascade:
         if self._state is not _State.RESERVING:  # the caller left meanwhile: nothing was sent
             self._book(live, settlement.NOT_SENT, AttemptStatus.NOT_SENT)
             return
-        skips = choice.skips + policy.refused(choice.candidates, event.denials)
+        skips = self._walk.granted(choice, event.denials)
         self._diary.skip(skips)
         told = change.facts(self._diary, choice.layer, live, skips)
         self._out += [commands.Announce(fact) for fact in told]
@@ -243,7 +243,7 @@ class Cascade:
 
     def _retract(self, live: Live, failure: Failure) -> None:
         if live.delivered:
-            self._cut = failure
+            self._cut = None if failure is _EMPTY else failure  # a failed gate is no cut (R21)
             retracted = facts.Retracted(live.number, failure.cls, failure.detail)
             self._out.append(commands.Announce(retracted))
 

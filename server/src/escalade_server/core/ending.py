@@ -56,21 +56,22 @@ def _no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
     ]
     retry_at = min(instants, default=None)
     consent = [s for s in last if s.verdict.cause is Cause.CONSENT]
-    classes = {policy.effective(s.verdict) for s in open_to}
     tried = [a for a in diary.attempts if a.status is not AttemptStatus.OK]
-    down_here = any(class_of(a.failure) is VerdictClass.DOWN for a in tried if a.failure)
-    why = "; ".join(_line(s) for s in last[:8])
+    failed_here = {class_of(a.failure) for a in tried if a.failure}
+    classes = {policy.effective(s.verdict) for s in open_to} | failed_here
+    agree = _consent(diary, consent)
+    why = "; ".join([_line(s) for s in last[:8]] + [agree] * bool(agree))
     metadata = tuple((f"{s.layer}/{s.model.id}", s.verdict.cause.value) for s in last if s.model)
     if consent and retry_at is None:
         reason = ErrorReason.CONSENT_REQUIRED
-        detail = f"only {consent[0].layer} is left, which needs consent: state it for this task"
+        detail = f"no other layer is left: {agree}"
     elif untriggered:
         reason, detail = ErrorReason.TRIGGER_NOT_MET, untriggered
     elif any(s.verdict.cls is VerdictClass.REJECTED for s in last):
         reason, detail = ErrorReason.QUALITY_NOT_MET, f"no answer passed its gate: {why}"
-    elif not open_to or all(s.verdict.until_ms == NEVER_MS and not tried for s in open_to):
+    elif not tried and all(s.verdict.until_ms == NEVER_MS for s in open_to):
         reason, detail = ErrorReason.NO_ELIGIBLE_MODEL, f"no model can take this task: {why}"
-    elif down_here:
+    elif VerdictClass.DOWN in failed_here:
         reason, detail = ErrorReason.ALL_MODELS_FAILED, f"every model failed: {why}"
     elif VerdictClass.RATE in classes:
         reason, detail = ErrorReason.RATE_LIMITED, f"every layer is exhausted: {why}"
@@ -79,6 +80,15 @@ def _no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
     else:
         reason, detail = ErrorReason.ALL_MODELS_FAILED, f"no model is reachable: {why}"
     return NoWay(reason, detail, retry_at, metadata)
+
+
+def _consent(diary: Diary, missing: list[Skip]) -> str:
+    """Say which layer only the caller's consent opens, and what a call there may cost (R28)."""
+    if not missing:
+        return ""
+    models = [s.model for s in missing if s.model and s.layer == missing[0].layer]
+    most = max(diary.look.need.candidate(model, None).nanos for model in models)
+    return f"{missing[0].layer} needs consent, a call there may cost {words.usd(most)}"
 
 
 def _line(skip: Skip) -> str:
@@ -183,9 +193,8 @@ def story(
     if winner is None:
         return f"{'; '.join(parts)}; {failed or 'no answer'}, after {took}"
     parts.append(f"answered by {winner.model.id}")
-    figures = f"{took}, {words.usd(sum(a.list_nanos for a in diary.attempts))}"
-    if not winner.model.is_paid:
-        figures = f"{took}, free"
+    paid = [a.list_nanos for a in diary.attempts if a.model.is_paid]
+    figures = f"{took}, {words.usd(sum(paid)) if any(paid) or winner.model.is_paid else 'free'}"
     if baseline is None or winner.model is baseline:
         return f"{'; '.join(parts)}: {figures}"
     instead = words.usd(cost_nanos(winner.usage, baseline.price))

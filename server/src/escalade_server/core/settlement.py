@@ -78,7 +78,9 @@ def answered(live: Live, need: Need) -> Booking:
     usage = live.usage
     if usage is None or _absurd(usage, live, need):
         return _counted(live, need)
-    nanos = cost_nanos(usage, live.model.price) if live.cost_nanos is None else live.cost_nanos
+    nanos, told = cost_nanos(usage, live.model.price), live.cost_nanos
+    if told is not None and 0 <= told <= ABSURD * max(nanos, live.candidate.nanos):
+        nanos = told
     return Booking(1, usage, nanos, Basis.REPORTED)
 
 
@@ -89,20 +91,22 @@ def broken(live: Live, need: Need, charge: Charge, *, sent: bool) -> Booking:
     if live.usage is not None:
         return answered(live, need)
     if live.first_ms:
-        return _counted(live, need)
+        return unread(live) if live.model.bills_after_cancel else _counted(live, need)
     if charge is Charge.UNCERTAIN and live.candidate.nanos and live.model.is_paid:
         return Booking(1, Usage(), live.candidate.nanos, Basis.RESERVED, hold=True)
     return Booking(1, Usage(), 0, Basis.NONE)
 
 
 def unread(live: Live) -> Booking:
-    """Book in full what was billed to its end unseen (R25)."""
+    """Book in full what is billed to its end, and not read to it (R25)."""
     return Booking(1, Usage(), live.candidate.nanos, Basis.RESERVED)
 
 
 def _absurd(usage: Usage, live: Live, need: Need) -> bool:
     return (
-        min(usage.input_tokens, usage.output_tokens, usage.cached_tokens) < 0
+        min(usage.input_tokens, usage.output_tokens) < 0
+        or min(usage.cached_tokens, usage.cache_write_tokens) < 0
+        or usage.cached_tokens + usage.cache_write_tokens > usage.input_tokens
         or usage.input_tokens > ABSURD * need.input_bound
         or usage.output_tokens > ABSURD * max(live.candidate.output_tokens_max, 1)
     )
@@ -111,10 +115,11 @@ def _absurd(usage: Usage, live: Live, need: Need) -> bool:
 def _counted(live: Live, need: Need) -> Booking:
     """Count an attempt ourselves: fairly, or by bounds where a money cap is at stake (R13)."""
     received = live.fold.output_bytes
-    if any(counter.unit is Unit.NANOS for counter in live.model.counters):
+    capped = any(counter.unit is Unit.NANOS for counter in live.model.counters)
+    if capped or need.spend_limit_nanos is not None:
         output = min(received + IN_FLIGHT_TOKENS, live.candidate.output_tokens_max)
         usage = Usage(need.input_bound, output)
-        nanos = min(cost_nanos(usage, live.model.price), live.candidate.nanos)
-        return Booking(1, usage, nanos, Basis.ESTIMATED)
-    usage = Usage(need.input_estimate * 11 // 10, received * 11 // (10 * BYTES_PER_TOKEN))
-    return Booking(1, usage, cost_nanos(usage, live.model.price), Basis.ESTIMATED)
+    else:
+        usage = Usage(need.input_estimate * 11 // 10, received * 11 // (10 * BYTES_PER_TOKEN))
+    nanos = min(cost_nanos(usage, live.model.price), live.candidate.nanos)
+    return Booking(1, usage, nanos, Basis.ESTIMATED)

@@ -25,7 +25,7 @@ from escalade_server.core.facts import EscalationReason
 from escalade_server.core.failure import FailureClass
 from escalade_server.core.need import Need
 from escalade_server.core.rules import OnRateLimit, OnTargetExhausted
-from escalade_server.core.standing import OK, Cause, Standing, Verdict, VerdictClass
+from escalade_server.core.standing import OK, Cause, Denial, Standing, Verdict, VerdictClass
 from escalade_server.core.task import Request
 from escalade_server.core.trace import Skip
 
@@ -142,6 +142,8 @@ class Walk:
     waited_short: bool = False
     at: int = 0
     """Place in ``order``."""
+    passed: list[Skip] = field(default_factory=list)
+    """Skips of the layers left since the last call; those that are seen again are not in it."""
 
     order: list[int] = field(init=False)
     """Indices of the layers in the order of rule 1."""
@@ -172,7 +174,7 @@ class Walk:
         """Find the next candidates; ``refused`` is what the store has just denied."""
         require = self.catalog.rules.require_capability
         view = policy.View(self.need, self.seen, standing, now_ms, require)
-        skips, surveys, untriggered = list[Skip](), dict[str, policy.Survey](), ""
+        skips, surveys, untriggered = list(self.passed), dict[str, policy.Survey](), ""
         for place in range(self.at, len(self.order)):
             layer = self.catalog.layers[self.order[place]]
             if self.seen.eventful and layer.index < max(self.seen.rejected_layers, default=0):
@@ -186,18 +188,24 @@ class Walk:
                     continue
             survey = self.survey(layer, view, refused)
             surveys[layer.name] = survey
+            before = len(skips)
             skips += survey.skips
             if survey.good:
-                self.at = place
+                self.at, self.passed = place, skips[:before]
                 others = len(survey.good) > 1 or self._others(place + 1, view)
                 return Choice(layer, tuple(survey.good), tuple(skips), others)
             pause = self._stay(layer, survey, now_ms)
             if pause is not None:
-                self.at = place
+                self.at, self.passed = place, skips[:before]
                 return pause
             if self._barred(survey):
                 return DeadEnd("", tuple(skips))
         return DeadEnd(untriggered, tuple(skips))
+
+    def granted(self, choice: Choice, denials: tuple[Denial, ...]) -> tuple[Skip, ...]:
+        """Take it that one of a choice was reserved; answer all that was passed over for it."""
+        self.passed = []
+        return choice.skips + policy.refused(choice.candidates, denials)
 
     def _survey_sources(
         self, layer: Layer, view: policy.View, surveys: dict[str, policy.Survey]
