@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import textwrap
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from grpc import aio
 from escalade.v1 import error_pb2
 from escalade.v1.completion_pb2 import DELIVERY_WHOLE
 from escalade_server.api.router_servicer import REQUEST_ID_KEY, left_ms
+from escalade_server.api.server import ServerOptions
 from escalade_server.core.events import TextDelta
 from escalade_server.core.facts import ErrorReason, Fallback, Retracted
 from escalade_server.core.failure import FailureClass
@@ -32,6 +34,7 @@ from tests.api.world import (
     finished,
     listen,
     selected,
+    told,
     world,
 )
 
@@ -293,7 +296,6 @@ async def test_the_handler_does_not_wait_for_settlement() -> None:
 
 async def test_a_stalled_reader_is_cut_and_its_run_told() -> None:
     """Faults C5, with a write stall of 0.2 s instead of 60."""
-    from escalade_server.api.server import ServerOptions  # noqa: PLC0415 - one test's need
 
     async def flood(run: FakeRun) -> None:
         while not run.left.is_set():
@@ -306,8 +308,14 @@ async def test_a_stalled_reader_is_cut_and_its_run_told() -> None:
         await call.read()
         await asyncio.wait_for(w.engine.runs[0].left.wait(), 5)
         await asyncio.wait_for(w.api.calls.idle(), 2)
+        with suppress(aio.AioRpcError):  # it wakes up, reads the rest, and is told
+            while await asyncio.wait_for(call.read(), 5) is not aio.EOF:
+                pass
+        ended = await told(call, [])
 
     assert w.engine.runs[0].left_count == 1
+    assert ended.code is grpc.StatusCode.CANCELLED
+    assert "not read" in ended.message
 
 
 # --------------------------------------------------------------- mistakes of ours (P5, D8)

@@ -19,7 +19,7 @@ from escalade.v1 import router_service_pb2_grpc
 from escalade.v1.completion_pb2 import DELIVERY_STREAM, DELIVERY_WHOLE
 from escalade.v1.router_service_pb2 import CompleteRequest, CompleteResponse
 from escalade_server.api.convert_out import put_event
-from escalade_server.api.server import ServerOptions, build_server
+from escalade_server.api.server import ServerOptions, build_server, channel_options
 from escalade_server.core.events import TextDelta
 from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.task import Delivery
@@ -53,7 +53,7 @@ PAUSE_S = 0.002
 
 
 def bare() -> Callable[[CompleteRequest, Any], Awaitable[None]]:
-    """A handler that only writes: what gRPC itself costs."""
+    """A handler fed by a task over a queue, that only writes: what gRPC and asyncio cost."""
     facts: tuple[Fact | Outcome, ...] = (ASSESSED, selected(), finished("a short answer"))
     whole = CompleteResponse()
     for number, fact in enumerate(facts, 1):
@@ -61,13 +61,23 @@ def bare() -> Callable[[CompleteRequest, Any], Awaitable[None]]:
     delta = CompleteResponse()
     delta.events.add(sequence=1).delta.text = " word and more"
 
-    async def complete(request: CompleteRequest, context: Any) -> None:
-        await context.send_initial_metadata((("escalade-request-id", "x"),))
-        if request.delivery == DELIVERY_STREAM:
+    async def produce(queue: asyncio.Queue[CompleteResponse], *, stream: bool) -> None:
+        if stream:
             for _ in range(CHUNKS):
-                await context.write(delta)
+                queue.put_nowait(delta)
                 await asyncio.sleep(PAUSE_S)
-        await context.write(whole)
+        queue.put_nowait(whole)
+
+    async def complete(request: CompleteRequest, context: Any) -> None:
+        queue: asyncio.Queue[CompleteResponse] = asyncio.Queue()
+        stream = request.delivery == DELIVERY_STREAM
+        task = asyncio.ensure_future(produce(queue, stream=stream))
+        await context.send_initial_metadata((("escalade-request-id", "x"),))
+        response = delta
+        while response is delta:
+            response = await queue.get()
+            await context.write(response)
+        await task
 
     return complete
 
@@ -79,7 +89,10 @@ async def serve(kind: str) -> None:
         api = build_server(engine, ServerOptions(port=0))
         port = await api.start()
     else:
-        server = aio.server(options=(("grpc.so_reuseport", 0),))
+        limits = ServerOptions()
+        server = aio.server(
+            options=channel_options(limits), maximum_concurrent_rpcs=limits.calls_max
+        )
         handler = grpc.unary_stream_rpc_method_handler(
             bare(), CompleteRequest.FromString, CompleteResponse.SerializeToString
         )

@@ -45,13 +45,13 @@ def capped_model() -> Model:
     )  # fmt: skip
 
 
-async def run(callers: int, path: Path) -> tuple[float, float, float]:
+async def run(callers: int, path: Path, pairs: int) -> tuple[float, float, float]:
     """Answer pairs per second, CPU µs per pair, and the median µs of a pair."""
     clock = SystemClock()
     store = SqliteStore(path, clock, Calendar())
     candidate = Candidate(capped_model(), 1_000, 2_000_000, 512)
     await store.open(candidate.model.counters)
-    each = PAIRS[callers] // callers
+    each = pairs // callers
     waits: list[float] = []
 
     async def caller(number: int) -> None:
@@ -69,15 +69,17 @@ async def run(callers: int, path: Path) -> tuple[float, float, float]:
     took, spent = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     await store.close()
     seconds = spent.ru_utime + spent.ru_stime - cpu.ru_utime - cpu.ru_stime
-    pairs = each * callers
-    return pairs / took, seconds / pairs * 1e6, sorted(waits)[len(waits) // 2] * 1e6
+    done = each * callers
+    return done / took, seconds / done * 1e6, sorted(waits)[len(waits) // 2] * 1e6
 
 
 def main() -> None:
     """Print one line for each number of callers."""
     for callers in [int(word) for word in sys.argv[1:]] or list(PAIRS):
         with tempfile.TemporaryDirectory() as folder:
-            rate, cpu, median = asyncio.run(run(callers, Path(folder) / "state.db"))
+            rate, cpu, median = asyncio.run(
+                run(callers, Path(folder) / "state.db", PAIRS[callers])
+            )
         print(
             f"{callers:4} callers {rate:8.0f} pairs/s {cpu:6.1f} µs CPU/pair  p50 {median:7.0f} µs"
         )

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from grpc import aio
@@ -16,7 +16,7 @@ from escalade.v1.escalation_pb2 import Event, Task
 from escalade.v1.router_service_pb2 import CompleteRequest, CompleteResponse
 from tests.bench.machine import cpu_us
 from tests.bench.mock_provider import Script
-from tests.bench.stages import KEY, KEY_NAME, Work, encode, strategy
+from tests.bench.stages import KEY, KEY_NAME, KINDS, Work, encode, strategy
 
 CONNECTIONS = 16
 _METHOD = "/escalade.v1.RouterService/Complete"
@@ -92,7 +92,7 @@ class Server(Subject):
     def _wire(self, work: Work) -> bytes:
         message = Message(role=ROLE_USER, parts=[Part(text=work.script.prompt())])
         request = CompleteRequest(
-            task=Task(type="parse", files=0, tokens=0),
+            task=Task(type="parse", file_count=0, tokens=0),
             messages=[message],
             delivery=DELIVERY_STREAM if work.streamed else DELIVERY_WHOLE,
         )
@@ -116,9 +116,11 @@ def _events(data: bytes) -> Sequence[Event]:
 
 
 @asynccontextmanager
-async def _process(*words: str | Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(
+    *words: str | Path, stderr: int | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *words, env=os.environ | {KEY_NAME: KEY},
+        *words, env=os.environ | {KEY_NAME: KEY}, stderr=stderr,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -150,42 +152,32 @@ async def mock() -> AsyncIterator[tuple[Subject, str]]:
 
 
 @asynccontextmanager
-async def stage(kind: str, base_url: str, folder: Path) -> AsyncIterator[Server]:
-    """Run a server with only some layers inside."""
-    words = (sys.executable, "-m", "tests.bench.stages", kind, base_url, folder)
-    async with _process(*words) as process:
-        port = (await _ready(process))["port"]
-        server = Server(kind, process, f"127.0.0.1:{port}")
-        yield server
-        await server.close()
+async def subjects(base_url: str, folder: Path) -> AsyncIterator[dict[str, Subject]]:
+    """Run all that is measured: the stages, the direct caller, and the real server.
 
-
-@asynccontextmanager
-async def direct(base_url: str, folder: Path) -> AsyncIterator[Subject]:
-    """Run our HTTP client and codec without a server."""
-    words = (sys.executable, "-m", "tests.bench.stages", "direct", base_url, folder)
-    async with _process(*words) as process:
-        await _ready(process)
-        yield Subject("direct", process)
-
-
-@asynccontextmanager
-async def escalade(base_url: str, folder: Path) -> AsyncIterator[Server]:
-    """Run the real server, by its own command."""
+    All are started before the first connection is made: gRPC and forking do not go together.
+    """
     file, command = folder / "bench.yaml", Path(sys.executable).with_name("escalade")
     file.write_text(strategy(base_url))
-    words = ("serve", "--strategy", file, "--listen", "127.0.0.1:0", "--grace", "1s",
-             "--state", folder / "served.sqlite3", "--log", "json", "--json")  # fmt: skip
-    with (folder / "log.jsonl").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            command, *words, env=os.environ | {KEY_NAME: KEY},
-            stdout=asyncio.subprocess.PIPE, stderr=log,
-        )  # fmt: skip
-    try:
-        target = str((await _ready(process))["target"])
-        server = Server("escalade", process, target)
-        yield server
-        await server.close()
-    finally:
-        process.terminate()
-        await process.wait()
+    async with AsyncExitStack() as stack:
+        started = {}
+        for kind in (*KINDS, "direct"):
+            words = (sys.executable, "-m", "tests.bench.stages", kind, base_url, folder)
+            started[kind] = await stack.enter_async_context(_process(*words))
+        log = stack.enter_context((folder / "log.jsonl").open("wb"))
+        words = (command, "serve", "--strategy", file, "--listen", "127.0.0.1:0", "--grace", "1s",
+                 "--state", folder / "served.sqlite3", "--log", "json", "--json")  # fmt: skip
+        started["escalade"] = await stack.enter_async_context(
+            _process(*words, stderr=log.fileno())
+        )
+        told = {name: await _ready(process) for name, process in started.items()}
+        made: dict[str, Subject] = {}
+        for name, process in started.items():
+            if name == "direct":
+                made[name] = Subject(name, process)
+                continue
+            target = str(told[name].get("target") or f"127.0.0.1:{told[name]['port']}")
+            server = Server(name, process, target)
+            stack.push_async_callback(server.close)
+            made[name] = server
+        yield made

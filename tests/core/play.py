@@ -31,11 +31,12 @@ from escalade_server.core.events import (
 )
 from escalade_server.core.facts import Fact, Failed, Finished, Outcome
 from escalade_server.core.failure import Failure, FailureClass
-from escalade_server.core.standing import Bench, Denial, Standing
-from escalade_server.core.task import FinishReason, Request, Usage
-from tests.core.builders import T0
+from escalade_server.core.standing import Balance, Bench, Denial, Standing
+from escalade_server.core.task import Delivery, FinishReason, Request, Usage
+from tests.core.builders import DAY, T0, request, three_layers
 
 T = TypeVar("T")
+USED = Usage(100, 10)
 
 
 class Play:
@@ -80,7 +81,7 @@ class Play:
         return self.feed(ChunkArrived(self.attempt, (TextDelta(text),)))
 
     def finishes(
-        self, usage: Usage | None = Usage(100, 10), reason: FinishReason = FinishReason.STOP
+        self, usage: Usage | None = USED, reason: FinishReason = FinishReason.STOP
     ) -> list[Command]:
         orders = self.feed(ChunkArrived(self.attempt, (), Finish(reason), usage))
         return orders + self.feed(StreamEnded(self.attempt))
@@ -142,3 +143,29 @@ class Play:
 
     def cancelled(self) -> list[CancelCall]:
         return [c for c in self.log if isinstance(c, CancelCall)]
+
+
+def full(*keys: str, spent: int = 50) -> Standing:
+    return Standing({key: Balance("today", spent, 0, DAY) for key in keys})
+
+
+FREE_FULL = full("requests/day:openai/default/mini", "requests/day:google/default/flash")
+
+
+def begun(req: Request | None = None, cat: Catalog | None = None) -> Play:
+    play = Play(cat or three_layers(), req or request())
+    play.start()
+    return play
+
+
+def calling(req: Request | None = None, cat: Catalog | None = None) -> Play:
+    play = begun(req, cat)
+    play.grant()
+    return play
+
+
+def with_delivery(delivery: Delivery) -> Request:
+    base = request()
+    return Request(
+        base.id, base.task, base.messages, delivery=delivery, deadline_ms=base.deadline_ms
+    )

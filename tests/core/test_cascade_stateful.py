@@ -95,7 +95,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @initialize(request=requests, rules=rules_of_strategies, full=st.booleans(), down=st.booleans())
     def start(self, request: Request, rules: Rules, *, full: bool, down: bool) -> None:
-        self.request, self.rules = request, rules
+        self.request, self.limits = request, rules
         self.catalog = three_layers(rules)
         self.play = Play(self.catalog, request)
         self.seen = 0
@@ -150,7 +150,14 @@ class AnyOrder(RuleBasedStateMachine):
         assert order is not None
         self.reserving = None
         denials = tuple(
-            Denial(c.model.position, c.model.counters[0].key, Balance("d", 50, 0, DAY), 1, held, False)
+            Denial(
+                c.model.position,
+                c.model.counters[0].key,
+                Balance("d", 50, 0, DAY),
+                1,
+                held_only=held,
+                never_fits=False,
+            )  # fmt: skip
             for c in order.candidates
         )
         self.play.feed(ReservationDenied(order.attempt, denials, self.play.standing))
@@ -240,7 +247,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def attempts_are_bounded(self) -> None:
-        assert len(self.called) <= self.rules.attempts_max
+        assert len(self.called) <= self.limits.attempts_max
 
     @invariant()
     def every_change_of_layer_is_announced_once(self) -> None:

@@ -114,6 +114,28 @@ async def test_sigterm_lets_a_running_call_end(tmp_path: Path) -> None:
         assert (account.requests_finished, account.disconnects) == (1, 0)
 
 
+async def test_what_outlives_the_grace_is_cut_and_booked(tmp_path: Path) -> None:
+    scripts = {"openai/gpt-4o-mini": ModelScript(chunks=1_000, chunk_interval_ms=50)}
+    async with (
+        world(tmp_path, reference(1), scripts, grace="300ms") as made,
+        escalade.AsyncClient(made.target) as client,
+        client.stream("Parse this.", task="parse") as stream,
+    ):
+        assert await anext(aiter(stream.text))
+        made.ask(signal.SIGTERM)
+        with pytest.raises(escalade.EscaladeError):
+            await stream.answer()
+        assert await made.stop() == 0
+        assert made.account("openai", "gpt-4o-mini").streams_open == 0
+        assert all("unsettled" not in line for line in made.logged("server.draining"))
+    async with (
+        world(tmp_path, reference(1)) as made,
+        escalade.AsyncClient(made.target) as client,
+    ):
+        quota = (await client.status()).layers[0].models[0].quotas[0]
+        assert (quota.spent, quota.held) == (1, 0)
+
+
 async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     scripts = {"openai/gpt-4o-mini": ModelScript(chunks=1_000, chunk_interval_ms=50)}
     async with world(tmp_path, reference(1), scripts) as made:

@@ -122,19 +122,20 @@ async def test_a_daily_limit_is_never_overrun(tmp_path: Path) -> None:
         assert (quota.spent, quota.held, quota.limit) == (50, 0, 50)
 
 
-DYING = ModelScript(
-    chunks=64,
-    chunk_interval_ms=2,
-    faults=(Fault(kind=FaultKind.HANG_UP, after_chunks=20),),
-)
+def dying(kind: FaultKind) -> ModelScript:
+    """Script a model that dies after 20 of its 64 chunks."""
+    return ModelScript(chunks=64, chunk_interval_ms=2, faults=(Fault(kind=kind, after_chunks=20),))
 
 
-async def test_a_broken_stream_restarts_with_the_second_models_text_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [FaultKind.CUT, FaultKind.HANG_UP, FaultKind.BARE_END])
+async def test_a_broken_stream_restarts_with_the_second_models_text_alone(
+    tmp_path: Path, kind: FaultKind
+) -> None:
     told = Told()
     retracted: list[escalade.Retracted] = []
     text = " ".join(f"second{number}" for number in range(30))
     scripts = {
-        "openai/gpt-4o-mini": DYING,
+        "openai/gpt-4o-mini": dying(kind),
         "google/gemini-flash": ModelScript(text=text, chunk_interval_ms=1),
     }
     async with (
@@ -162,7 +163,7 @@ async def test_a_broken_stream_restarts_with_the_second_models_text_alone(tmp_pa
 
 async def test_a_broken_stream_fails_with_what_was_paid(tmp_path: Path) -> None:
     async with (
-        world(tmp_path, reference(1), {"anthropic/claude-3-haiku": DYING}) as made,
+        world(tmp_path, reference(1), {"anthropic/claude-3-haiku": dying(FaultKind.CUT)}) as made,
         escalade.AsyncClient(made.target) as client,
     ):
         shown: list[str] = []

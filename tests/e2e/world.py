@@ -104,7 +104,10 @@ def pointed_at(strategy: str, catalog: Catalog, simulator: Simulator) -> str:
 
 @asynccontextmanager
 async def world(
-    folder: Path, strategy: str, scripts: Mapping[str, ModelScript] | None = None
+    folder: Path,
+    strategy: str,
+    scripts: Mapping[str, ModelScript] | None = None,
+    grace: str = "5s",
 ) -> AsyncIterator[World]:
     """Serve a strategy over providers that do what is scripted; ends with an orderly stop."""
     catalog = loads(strategy, environ={}, assume_keys=True).catalog
@@ -115,7 +118,7 @@ async def world(
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
             COMMAND, "serve", "--strategy", file, "--listen", "127.0.0.1:0",
-            "--state", folder / "state.sqlite3", "--grace", "5s", "--json",
+            "--state", folder / "state.sqlite3", "--grace", grace, "--json",
             stdout=asyncio.subprocess.PIPE, stderr=stderr, env=os.environ | {KEY_NAME: "made-up"},
         )  # fmt: skip
     try:

@@ -4,6 +4,7 @@ import io
 import json
 import threading
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -22,7 +23,7 @@ from escalade_server.core.failure import FailureClass
 from escalade_server.core.task import Message, Request, Role, Task, Text, Usage
 from escalade_server.core.trace import Answer, Assessment, Report
 from escalade_server.telemetry import names
-from escalade_server.telemetry.logs import Format, Level, LogObserver, make_logger
+from escalade_server.telemetry.logs import LEVEL_OF, Format, Level, LogObserver, make_logger
 from escalade_server.telemetry.mistakes import LoggedMistakes
 from escalade_server.telemetry.observers import Observers
 from escalade_server.telemetry.sink import LineSink
@@ -238,3 +239,7 @@ def test_a_stream_that_is_gone_is_no_error() -> None:
     sink.put("nobody reads this")
     sink.close()
     assert sink.lost == 1
+
+
+def test_every_fact_has_its_loudness() -> None:
+    assert set(LEVEL_OF) == set(get_args(Fact))

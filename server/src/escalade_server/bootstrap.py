@@ -222,10 +222,10 @@ async def start(
     clock, entropy = SystemClock(), SystemEntropy()
     async with AsyncExitStack() as stack:
         sink = LineSink(stream)
-        stack.callback(sink.close)
         log = make_logger(sink, stream, options.log_format, options.log_level)
+        stack.callback(_close_log, sink, log)
         mistakes = LoggedMistakes(log, entropy.task_id)
-        _catch_strays(stack, mistakes)
+        _catch_strays(stack, mistakes, log)
         http = await stack.enter_async_context(HttpClient(HttpLimits()))
         is_new = path is None or not _exists(path)
         store = SqliteStore(path, clock, Calendar())
@@ -305,6 +305,12 @@ def server_options(options: Options, loaded: Loaded, clock: SystemClock) -> Serv
     )
 
 
+def _close_log(sink: LineSink, log: Log) -> None:
+    if sink.lost:
+        log.warning(names.LINES_LOST, lines=sink.lost)
+    sink.close()
+
+
 async def _stop_server(server: ApiServer, grace_s: float, log: Log) -> None:
     log.info(names.SERVER_DRAINING, calls=len(server.calls), grace_s=grace_s)
     await server.stop(grace_s)
@@ -319,7 +325,7 @@ async def _drain(engine: Engine, log: Log) -> None:
     log.info(names.SERVER_STOPPED)
 
 
-def _catch_strays(stack: AsyncExitStack, mistakes: LoggedMistakes) -> None:
+def _catch_strays(stack: AsyncExitStack, mistakes: LoggedMistakes, log: Log) -> None:
     """Log what nobody awaited, instead of printing it with its words."""
     loop = asyncio.get_running_loop()
 
@@ -327,6 +333,8 @@ def _catch_strays(stack: AsyncExitStack, mistakes: LoggedMistakes) -> None:
         error = context.get("exception")
         if isinstance(error, Exception):
             mistakes(error)
+        else:
+            log.error(names.MISTAKE, detail=context["message"])
 
     stack.callback(loop.set_exception_handler, loop.get_exception_handler())
     loop.set_exception_handler(on_stray)

@@ -10,13 +10,15 @@ from escalade_server.api.status import Refusal
 class Call:
     """One admitted call; ``outbox`` is set once its task has started."""
 
-    __slots__ = ("outbox", "size_bytes", "task")
+    __slots__ = ("is_cut", "outbox", "size_bytes", "task")
 
     def __init__(self, size_bytes: int, task: "asyncio.Task[object] | None") -> None:
         """Keep the size of its request, and the task that writes its stream."""
         self.size_bytes = size_bytes
         self.task = task
         self.outbox: Outbox | None = None
+        self.is_cut = False
+        """Its reader stalled: the cancellation that arrives is ours, and must end as a status."""
 
 
 class Calls:
@@ -90,7 +92,8 @@ class Calls:
             outbox = call.outbox
             if outbox is None or not outbox.writing_since or call.task is None:
                 continue
-            if loop_time - outbox.writing_since >= self._stall_s:
+            if loop_time - outbox.writing_since >= self._stall_s and not call.is_cut:
+                call.is_cut = True
                 call.task.cancel()
                 cut += 1
         return cut

@@ -26,6 +26,10 @@ from escalade_server.core.task import Delivery
 
 REQUEST_ID_KEY = "escalade-request-id"
 """Initial metadata at acceptance: from then on no channel repeats the call (P12)."""
+STALLED = Refusal(
+    error_pb2.ERROR_REASON_CANCELLED, "the stream was not read for too long and was cut"
+)
+"""A reader that stalls counts as a caller who left (faults C5)."""
 MARGIN_MS = 50
 MARGIN_PERCENT = 2
 
@@ -61,6 +65,10 @@ class RouterServicer:
             await self._serve(request, context, call)
         except RefusedError as error:
             await _fail(request, context, call, error.refusal)
+        except asyncio.CancelledError:
+            if not call.is_cut:
+                raise
+            refuse(context, STALLED)  # a handler that is cancelled by ourselves ends no call
         except aio.BaseError:
             pass  # the transport is gone: nobody is left to be told (P3)
         except Exception as error:  # noqa: BLE001 - a mistake of ours ends with an event too (P5)

@@ -9,6 +9,7 @@ import ipaddress
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -66,6 +67,7 @@ class HealthChecks:
         """Start with nobody watching."""
         self.serving = health.aio.HealthServicer()
         self._watching = set[asyncio.Task[object]]()
+        self._released = False
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> object:  # noqa: N802 - a proto name
         """Answer the status of a service."""
@@ -78,6 +80,11 @@ class HealthChecks:
         self._watching.add(task)
         try:
             await self.serving.Watch(request, context)
+        except asyncio.CancelledError:
+            if not self._released:
+                raise
+            context.set_code(grpc.StatusCode.UNAVAILABLE)  # a handler that raised it ends no call
+            context.set_details("the server shuts down")
         finally:
             self._watching.discard(task)
 
@@ -89,6 +96,7 @@ class HealthChecks:
 
     def release(self) -> None:
         """End every watch."""
+        self._released = True
         for task in self._watching:
             task.cancel()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -33,6 +35,7 @@ SETTLE_S = 5.0
 GRACE_S = 2.0
 STOPPED = 130
 """Exit code of a command that a signal ended, as shells have it."""
+LEGEND = "+ answered   > after a fallback   ^ escalated   v downgraded   ($: value at list price)"
 PROVIDERS = tuple(scenario().providers)
 
 
@@ -58,6 +61,8 @@ def command(ctx: click.Context, *, broken: tuple[str, ...], pace: float, as_json
 
     Exit code 0: every task was answered, and our books agree with the providers'.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without arrows still shows the words
     folder = Path(tempfile.mkdtemp(prefix="escalade-demo-"))
     code: int = Exit.FAILED
     try:
@@ -98,7 +103,7 @@ async def _day(folder: Path, broken: tuple[str, ...], pace: float, *, as_json: b
     out.print(Text(f"The job: read {PROJECT}, and write its documentation.", "bold"))
     was = await before(steps)
     out.print(demo_summary.before_line(was))
-    simulator = Simulator(scenario())
+    simulator = Simulator(scenario(pace))
     await simulator.start()
     try:
         async with _server(folder, simulator) as running:
@@ -108,6 +113,7 @@ async def _day(folder: Path, broken: tuple[str, ...], pace: float, *, as_json: b
                     " simulated, all else is real."
                 )
             )
+            out.print(Text(LEGEND, "dim"))
             for provider in broken:
                 out.print(Text(f"    ~ {provider} is down all day (--break)", "bold blue"))
             started_s = loop.time()
@@ -117,7 +123,7 @@ async def _day(folder: Path, broken: tuple[str, ...], pace: float, *, as_json: b
                 total = sum(len(step.chores) for step in steps)
                 with Screen(out, books, total) as screen:
                     screen.look(status)
-                    agent = Agent(client, Weather(simulator, broken), screen, books, pace)
+                    agent = Agent(client, Weather(simulator, broken, pace), screen, books, pace)
                     looking = asyncio.ensure_future(_look(client, screen))
                     try:
                         await agent.work(steps)

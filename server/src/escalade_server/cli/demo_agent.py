@@ -13,8 +13,8 @@ from escalade_server.cli.demo_books import Books, Done
 from escalade_server.cli.demo_day import TURN_TEXT, Chore, Step, Turn, Weather
 
 TASK_TIMEOUT_S = 30.0
-BETWEEN_TASKS_S = 0.16
-READING_S = 2.0
+BETWEEN_TASKS_S = 0.1
+READING_S = 1.5
 """Time to read what is explained for the first time."""
 LOOK_S = 0.2
 PROBE_LOOKS = 50

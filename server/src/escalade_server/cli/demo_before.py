@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 from escalade_server.cli.demo_day import FREE_MODEL, Chore, Step, scenario
-from escalade_server.provider_simulator import ModelScript, Scenario, Simulator
+from escalade_server.provider_simulator import Simulator
 
 TIMEOUT_S = 10.0
 OK = 200
@@ -35,29 +35,12 @@ class Before:
 
 async def before(job: tuple[Step, ...]) -> Before:
     """Do the job on the one free model alone."""
-    simulator = Simulator(_at_once(scenario()))
+    simulator = Simulator(scenario())
     await simulator.start()
     try:
         return await asyncio.to_thread(_work, simulator.provider_url(FREE_MODEL[0]), job)
     finally:
         await simulator.stop()
-
-
-def _at_once(of: Scenario) -> Scenario:
-    """The same providers without latency: here only their quotas matter."""
-
-    def quick(script: ModelScript) -> ModelScript:
-        return replace(script, first_token_ms=0)
-
-    return replace(
-        of,
-        providers={
-            name: replace(
-                provider, models={model: quick(s) for model, s in provider.models.items()}
-            )
-            for name, provider in of.providers.items()
-        },
-    )
 
 
 def _work(url: str, job: tuple[Step, ...]) -> Before:

@@ -175,9 +175,12 @@ def _hard(kind: str, title: str) -> Chore:
     return Chore(kind, title, files=10, tokens=50_000, tokens_max=TOKENS_HARD)
 
 
-def scenario() -> Scenario:
-    """Script the providers of the demo's strategy, by the names that go over the wire."""
-    return Scenario(
+def scenario(pace: float = 0) -> Scenario:
+    """Script the providers of the demo's strategy, by the names that go over the wire.
+
+    ``pace`` 1 gives the first tokens of hosted models some time, 0 gives none.
+    """
+    script = Scenario(
         providers={
             "openai": _provider(
                 ("gpt-4o-mini", _model(150_000, 600_000, 70, quota=Quota(limit=FREE_REQUESTS))),
@@ -199,6 +202,15 @@ def scenario() -> Scenario:
             ),
         }
     )
+    providers = {
+        name: replace(provider, models={m: _paced(s, pace) for m, s in provider.models.items()})
+        for name, provider in script.providers.items()
+    }
+    return replace(script, providers=providers)
+
+
+def _paced(script: ModelScript, pace: float) -> ModelScript:
+    return replace(script, first_token_ms=int(script.first_token_ms * pace))
 
 
 def _provider(*models: tuple[str, ModelScript], vendor: str | None = None) -> ProviderScript:
@@ -226,9 +238,10 @@ def _model(
 class Weather:
     """What the script, and the user's ``--break``, do to the providers."""
 
-    def __init__(self, simulator: Simulator, broken: Iterable[str]) -> None:
+    def __init__(self, simulator: Simulator, broken: Iterable[str], pace: float) -> None:
         """Break what the user wants broken, for the entire day."""
         self._simulator = simulator
+        self._word_ms = max(int(WORD_MS * pace), 1)
         self._broken = frozenset(broken)
         for provider in self._broken:
             simulator.break_provider(provider)
@@ -249,7 +262,7 @@ class Weather:
     def _break_line(self) -> None:
         """Slow all answers down, so that people see them come, and cut the next of deepseek."""
         cut = Fault(kind=FaultKind.CUT, on_requests=(1,), after_chunks=README_BREAKS_AFTER)
-        self._rescript(chunk_interval_ms=WORD_MS, of_deepseek=(cut,))
+        self._rescript(chunk_interval_ms=self._word_ms, of_deepseek=(cut,))
 
     def calm(self) -> None:
         """Let answers come at their usual pace again."""

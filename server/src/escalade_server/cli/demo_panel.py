@@ -9,22 +9,22 @@ from rich.table import Table
 from rich.text import Text
 
 from escalade.v1.escalation_pb2 import Quota, QuotaUnit, VerdictClass
-from escalade.v1.operations_service_pb2 import GetStatusResponse, LayerStatus, ModelStatus
+from escalade.v1.operations_service_pb2 import (
+    CircuitState,
+    GetStatusResponse,
+    LayerStatus,
+    ModelStatus,
+)
 from escalade_server.cli import output
 
-BAR = 16
+NARROW, WIDE = 12, 24
+"""Widths of a bar and of a state, on a terminal of 80 columns and of 120."""
+WIDE_FROM = 110
 NANOS = QuotaUnit.QUOTA_UNIT_NANO_USD
 OK = VerdictClass.VERDICT_CLASS_OK
 COLOURS = ("green", "yellow", "magenta")
 """By layer, from the first on: what is free, what has a flat fee, what is paid by use."""
-STATES = {
-    "window_full": "used up for today",
-    "cap_spent": "no room left",
-    "cooldown": "set aside",
-    "circuit_open": "down: circuit open",
-    "held": "held by open calls",
-    "no_key": "no key",
-}
+STATES = {"window_full": "used up", "cap_spent": "no room left", "cooldown": "set aside"}
 
 
 def colour(status: GetStatusResponse | None, layer: str) -> str:
@@ -41,17 +41,22 @@ def short(model: str) -> str:
 
 def bars(status: GetStatusResponse, out: Console) -> Table:
     """Lay out every layer and model: what is used of its tightest quota, and whether it is up."""
+    width = WIDE if out.width >= WIDE_FROM else NARROW
     grid = Table.grid(padding=(0, 1))
-    for width, justify in ((19, "left"), (16, "left"), (BAR, "left"), (15, "right")):
-        grid.add_column(width=width, justify="right" if justify == "right" else "left")
-    grid.add_column(max_width=20, no_wrap=True, overflow="ellipsis")
+    grid.add_column(width=19)
+    grid.add_column(width=16, no_wrap=True)
+    grid.add_column(width=width)
+    grid.add_column(width=16, justify="right")
+    grid.add_column(width=width, no_wrap=True)
     for layer in status.layers:
-        for row in _rows(status, layer, out):
+        for row in _rows(status, layer, out, width):
             grid.add_row(*row)
     return grid
 
 
-def _rows(status: GetStatusResponse, layer: LayerStatus, out: Console) -> Iterator[list[Text]]:
+def _rows(
+    status: GetStatusResponse, layer: LayerStatus, out: Console, width: int
+) -> Iterator[list[Text]]:
     style = colour(status, layer.name)
     label = Text(layer.name, style)
     tight = tightest(layer.quotas)
@@ -65,9 +70,9 @@ def _rows(status: GetStatusResponse, layer: LayerStatus, out: Console) -> Iterat
         yield [
             label if place == 0 else Text(""),
             Text(short(model.target.model)),
-            shared or _bar(quota, style, out),
+            shared or _bar(quota, style, out, width),
             Text(_use(quota), "dim"),
-            _state(model),
+            _state(model, is_wide=width == WIDE),
         ]
 
 
@@ -76,10 +81,10 @@ def tightest(quotas: Iterable[Quota]) -> Quota | None:
     return max(quotas, key=lambda q: (q.spent + q.held) / max(q.limit, 1), default=None)
 
 
-def _bar(quota: Quota | None, style: str, out: Console) -> Text:
+def _bar(quota: Quota | None, style: str, out: Console, width: int) -> Text:
     if quota is None:
         return Text("")
-    return Text(output.bar(quota.spent, quota.held, quota.limit, out, BAR), style)
+    return Text(output.bar(quota.spent, quota.held, quota.limit, out, width), style)
 
 
 def _use(quota: Quota | None) -> str:
@@ -91,7 +96,12 @@ def _use(quota: Quota | None) -> str:
     return f"{quota.spent + quota.held:,}/{quota.limit:,} {unit}"
 
 
-def _state(model: ModelStatus) -> Text:
+def _state(model: ModelStatus, *, is_wide: bool) -> Text:
+    if model.circuit == CircuitState.CIRCUIT_STATE_HALF_OPEN:
+        return Text("to be probed", "bold yellow")
     if model.verdict == OK:
         return Text("ok", "dim green")
-    return Text(STATES.get(model.reason, model.reason.replace("_", " ")), "bold red")
+    state = Text(STATES.get(model.reason, model.reason.replace("_", " ")), "bold red")
+    if is_wide and model.HasField("until"):
+        state.append(f" until {model.until.ToDatetime():%b %d %H:%M}", "red")
+    return state

@@ -15,7 +15,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 import escalade
-from escalade.v1.operations_service_pb2 import GetStatusResponse
+from escalade.v1.operations_service_pb2 import CircuitState, GetStatusResponse
 from escalade_server.cli import demo_panel, output
 from escalade_server.cli.demo_books import Books, Done
 from escalade_server.cli.demo_day import Step
@@ -37,6 +37,10 @@ LESSONS = {
     " so; the task is not lost.",
     "retracted": "Half an answer is void: it is taken back, and another model starts over. Texts of"
     " two models are never mixed.",
+    "quota": "Our count was not at its end: the provider is stricter than the file says. Its word"
+    " wins, and it is set aside until its own reset.",
+    "breaker": "Failures in a row open the circuit: the provider is left alone for a while, and no"
+    " task loses time on it.",
     "recovered": "The circuit let one call through to probe it, and closed: the day goes on for"
     " nothing.",
 }
@@ -53,6 +57,7 @@ class Screen:
         self._writing = ""
         self._seen = set[str]()
         self._failed = set[str]()
+        self._opened = set[str]()
         self._usual = dict[str, str]()
         """By task type: the model that answered the last one."""
         self._live = Live(console=out, auto_refresh=False, get_renderable=self._panel)
@@ -77,6 +82,12 @@ class Screen:
     def look(self, status: GetStatusResponse) -> None:
         """Take the state of the service as of now."""
         self._status = status
+        for layer in status.layers:
+            for model in layer.models:
+                is_open = model.circuit == CircuitState.CIRCUIT_STATE_OPEN
+                if is_open and model.target.provider not in self._opened:
+                    self._opened.add(model.target.provider)
+                    self._explain("breaker", f"{model.detail}: circuit open", "red")
         if self._out.is_terminal:
             self._live.refresh()
 
@@ -103,6 +114,10 @@ class Screen:
         answer = done.answer
         self._usual[done.chore.type] = answer.model
         self._print(self._line(done, answer, is_changed=bool(answer.escalations)))
+        for attempt in answer.attempts:
+            if attempt.failure_class == "QUOTA_WINDOW":
+                text = f"{attempt.model.model} says itself that its quota is used up"
+                notes.append((f"quota {attempt.model}", "quota", text, "cyan"))
         if answer.provider in self._failed and answer.layer == self._first_layer:
             self._failed.discard(answer.provider)
             notes.append(("recovered", "recovered", f"{answer.model} answers again", "green"))
@@ -111,10 +126,7 @@ class Screen:
                 continue
             self._seen.add(key)
             is_news = True
-            self._print_wrapped(text, f"bold {style}")
-            if lesson not in self._seen:
-                self._seen.add(lesson)
-                self._print_wrapped(LESSONS[lesson], "dim")
+            self._explain(lesson, text, style)
         return is_news
 
     def writing(self, text: str) -> None:
@@ -128,9 +140,7 @@ class Screen:
         self._writing = ""
         last = " ".join(text.split()[-9:])
         self._print(Text.assemble((INDENT, ""), (f"... {last}", "strike red"), " <- cut here"))
-        self._print_wrapped(f"retracted: attempt {event.attempt} ({event.detail})", "bold red")
-        self._seen.add("retracted")
-        self._print_wrapped(LESSONS["retracted"], "dim")
+        self._explain("retracted", f"retracted: attempt {event.attempt} ({event.detail})", "red")
 
     # --- lines ---------------------------------------------------------------------------------
 
@@ -147,7 +157,7 @@ class Screen:
                 if out is None or out.reason != "window_full" or out.model.layer != model.layer:
                     return []
                 name, to = (demo_panel.short(m.model) for m in (out.model, model))
-                text = f"passed over {name} ({out.detail}): {to} takes it"
+                text = f"{name} has used {out.detail}: {to} takes it"
                 return [(f"skip {name}", "skip", text, "cyan")]
             case escalade.Fallback(from_model=model, to_model=to, detail=detail):
                 self._failed.add(model.provider)
@@ -180,6 +190,13 @@ class Screen:
         line.append(f"{_cut(answer.layer, LAYER):<{LAYER}} ", style)
         line.append(f"{paid:>7}", "dim" if paid == "free" else style)
         return line
+
+    def _explain(self, lesson: str, text: str, style: str) -> None:
+        """Say what happened; and, the first time, what that means."""
+        self._print_wrapped(text, f"bold {style}")
+        if lesson not in self._seen:
+            self._seen.add(lesson)
+            self._print_wrapped(LESSONS[lesson], "dim")
 
     def _print_wrapped(self, text: str, style: str) -> None:
         width = self._out.width - len(INDENT) - 1

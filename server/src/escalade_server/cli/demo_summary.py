@@ -13,6 +13,7 @@ from escalade_server.cli.demo_before import Before
 from escalade_server.cli.demo_books import Audit, Books
 
 PERCENT = 100
+LOST_SHOWN = 5
 
 
 def before_line(before: Before) -> Text:
@@ -27,7 +28,7 @@ def before_line(before: Before) -> Text:
         " alone, called directly, died in ",
         (f"step {before.step} of {before.steps}", "bold red"),
         f" at call {before.died_at} of {before.total}: ",
-        (f"HTTP {before.status}, {before.message}", "red"),
+        (f"HTTP {before.status}, {before.message}.", "red"),
     )
 
 
@@ -61,11 +62,14 @@ def show(out: Console, books: Books, audit: Audit, strategy: Path, seconds: floa
     _say(out, _cost(books))
     lost = len(books.lost)
     style = "bold red" if lost else "bold green"
-    out.print(Text(f"{lost} of {books.tasks} tasks lost, in {seconds:.0f} s.", style))
-    for done in books.lost:
+    text = f"{lost} tasks lost: {answered} of {books.tasks} answered, in {seconds:.0f} s."
+    out.print(Text(text, style))
+    for done in books.lost[:LOST_SHOWN]:
         out.print(Text(f"  lost: {done.chore.title}: {done.error}", "red"))
+    if lost > LOST_SHOWN:
+        out.print(Text(f"  and {lost - LOST_SHOWN} more", "red"))
     _say_audit(out, audit)
-    if out.is_terminal or not lost:
+    if not lost:
         _say_next(out, strategy)
 
 
@@ -86,7 +90,7 @@ def _say_audit(out: Console, audit: Audit) -> None:
     )
     if audit.bounded_calls and not audit.differences:
         calls = "1 call" if audit.bounded_calls == 1 else f"{audit.bounded_calls} calls"
-        text += f" {calls} broke before the bill was told: booked by what it can be at most."
+        text += f" {calls} broke before the bill was told: booked on the safe side."
     _say(out, text, "bold red" if audit.differences else "bold green")
     for difference in audit.differences:
         out.print(Text(f"  the books differ: {difference}", "red"))

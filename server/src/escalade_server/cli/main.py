@@ -6,6 +6,7 @@ import click
 NAMES = (
     "check",
     "complete",
+    "demo",
     "explain",
     "schema",
     "serve",
@@ -29,6 +30,8 @@ class Commands(click.Group):
                 from escalade_server.cli.check import command
             case "complete":
                 from escalade_server.cli.complete import command
+            case "demo":
+                from escalade_server.cli.demo import command
             case "explain":
                 from escalade_server.cli.explain import command
             case "schema":

@@ -19,7 +19,9 @@ from escalade_server.cli import output
 from escalade_server.cli.client import DEFAULT_TARGET, refused
 
 TIMEOUT_S = 10.0
-TIME = "%Y-%m-%d %H:%M:%S"
+TIME = "%m-%d %H:%M"
+NARROW = 100
+"""Columns below which bars are short, so that names keep their line."""
 NANOS = QuotaUnit.QUOTA_UNIT_NANO_USD
 OK = VerdictClass.VERDICT_CLASS_OK
 
@@ -43,10 +45,12 @@ def command(*, target: str, as_json: bool) -> None:
 def _say(status: GetStatusResponse) -> None:
     out = output.console()
     rows = [row for layer in status.layers for row in _layer_rows(layer)]
-    out.print(output.table(("layer", "model", "billing", "state", "why", "until"), rows, out))
+    out.print(output.table(("layer", "model", "billing", "state", "why"), rows, out))
     quotas = list(_quota_rows(status, out))
     if quotas:
-        out.print(output.table(("quota", "used", "spent", "held", "limit", "resets"), quotas, out))
+        out.print(
+            output.table(("quota", "used", "spent", "held", "limit", "resets (UTC)"), quotas, out)
+        )
     for key in status.strategy.not_in_effect:
         output.say(out, key, "dim")
     draining = ", draining" if status.draining else ""
@@ -63,21 +67,25 @@ def _layer_rows(layer: LayerStatus) -> Iterator[Sequence[str | Text]]:
             f"{model.target.provider}/{model.target.model}",
             _word(Billing.Name(model.billing), "BILLING_"),
             Text(state, "green" if ok else "yellow"),
-            "" if ok else model.detail or model.reason,
-            f"{model.until.ToDatetime():{TIME}}" if model.HasField("until") else "",
+            "" if ok else _why(model),
         )
+
+
+def _why(model: ModelStatus) -> str:
+    until = f", until {model.until.ToDatetime():{TIME}} UTC" if model.HasField("until") else ""
+    return f"{model.detail or model.reason}{until}"
 
 
 def _quota_rows(status: GetStatusResponse, out: Console) -> Iterator[Sequence[str | Text]]:
     """Each quota once: accounts' and layers' stand at several models."""
-    seen = set[str]()
+    seen, width = set[str](), 10 if out.width < NARROW else 20
     for quota in _quotas(status):
         if quota.name in seen:
             continue
         seen.add(quota.name)
         yield (
             quota.name,
-            output.bar(quota.spent, quota.held, quota.limit, out),
+            output.bar(quota.spent, quota.held, quota.limit, out, width),
             _amount(quota, quota.spent),
             _amount(quota, quota.held),
             _amount(quota, quota.limit),

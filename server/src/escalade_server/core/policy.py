@@ -1,6 +1,6 @@
 """Pure choices: who is eligible and why not, in what order, and what a trigger says."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from escalade_server.core import complexity, words
@@ -32,12 +32,20 @@ from escalade_server.core.standing import (
 )
 from escalade_server.core.trace import Skip
 
+# A full counter is the commonest verdict of all. Looking a member up in its enum costs five times
+# a global, and a tuple's own constructor a third of a NamedTuple's.
+_new = tuple.__new__
+_NANOS, _RATE, _MONEY = Unit.NANOS, VerdictClass.RATE, VerdictClass.MONEY
+_CAP_SPENT, _WINDOW_FULL = Cause.CAP_SPENT, Cause.WINDOW_FULL
+_TRIED = VerdictClass.TRIED
+
 
 def effective(verdict: Verdict) -> VerdictClass:
     """Class of a verdict for triggers: a tried model keeps the class of its failure (R5)."""
-    if verdict.cls is VerdictClass.TRIED and verdict.failure is not None:
+    cls = verdict.cls
+    if cls is _TRIED and verdict.failure is not None:
         return class_of(verdict.failure)
-    return verdict.cls
+    return cls
 
 
 class View(NamedTuple):
@@ -120,7 +128,7 @@ def _room(candidate: Candidate, view: View) -> Verdict | None:
         balance = balances.get(counter.key)
         live = balance is not None and balance.ends_ms > now_ms
         if amount > limit or not limit:
-            whole = words.usd(limit) if counter.unit is Unit.NANOS else f"{limit:,}"
+            whole = words.usd(limit) if counter.unit is _NANOS else f"{limit:,}"
             note = f"one call needs more than the whole of {whole} ({counter.label})"
             return Verdict(VerdictClass.UNFIT, Cause.NEVER_FITS, note, NEVER_MS)
         if balance is not None and live and balance.spent + balance.held + amount > limit:
@@ -136,14 +144,14 @@ def _room(candidate: Candidate, view: View) -> Verdict | None:
 
 
 def _full(counter: Counter, balance: Balance, *, held_only: bool) -> Verdict:
-    used = balance.spent + balance.held
+    _, spent, held, ends_ms = balance
     if held_only:
-        return Verdict(VerdictClass.HELD, Cause.HELD, "", None, None, counter, used)
-    if counter.unit is Unit.NANOS:
-        cls, cause = VerdictClass.MONEY, Cause.CAP_SPENT
+        cls, cause, until = VerdictClass.HELD, Cause.HELD, None
+    elif counter.unit is _NANOS:
+        cls, cause, until = _MONEY, _CAP_SPENT, ends_ms
     else:
-        cls, cause = VerdictClass.RATE, Cause.WINDOW_FULL
-    return Verdict(cls, cause, "", balance.ends_ms, None, counter, used)
+        cls, cause, until = _RATE, _WINDOW_FULL, ends_ms
+    return _new(Verdict, (cls, cause, "", until, None, counter, spent + held))
 
 
 def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | None]:
@@ -154,27 +162,28 @@ def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | 
     full window of requests is seen without working out the bounds of a call.
     """
     need, seen, standing, now_ms, require = view
+    balances, absence, window = standing.balances, model.absence, model.context_tokens
     verdict: Verdict | None = None
-    window = model.context_tokens
     if need.restricted or layer.consent_required:
         verdict = limits(model, layer, need)
     if window is not None or need.features or require:
         verdict = verdict or _fit(model, view)
     if seen.eventful:
         verdict = verdict or _in_this_task(model, layer, seen)
-    if model.absence is not None and verdict is None:
-        cause = Cause.NO_KEY if model.absence.kind is AbsenceKind.NO_KEY else Cause.NOT_BUILT
-        verdict = Verdict(VerdictClass.DOWN, cause, model.absence.detail, NEVER_MS)
+    if absence is not None and verdict is None:
+        cause = Cause.NO_KEY if absence.kind is AbsenceKind.NO_KEY else Cause.NOT_BUILT
+        verdict = Verdict(VerdictClass.DOWN, cause, absence.detail, NEVER_MS)
     if standing.benches or standing.circuits:
         verdict = verdict or _health(model, standing, now_ms)
     if verdict is not None:
         return verdict, None
     for counter in model.request_counters:
-        balance = standing.balances.get(counter.key)
+        balance = balances.get(counter.key)
         if balance is not None:
-            _, spent, _, ends_ms = balance
+            _, spent, held, ends_ms = balance
             if 0 < counter.limit <= spent and ends_ms > now_ms:
-                return _full(counter, balance, held_only=False), None
+                full = (_RATE, _WINDOW_FULL, "", ends_ms, None, counter, spent + held)
+                return _new(Verdict, full), None
     candidate = need.candidate(model, standing.output_means.get(model.key))
     return _room(candidate, view) or OK, candidate
 
@@ -198,11 +207,18 @@ def refused(candidates: tuple[Candidate, ...], denials: tuple[Denial, ...]) -> t
     )
 
 
-def ranked(layer: Layer, need: Need) -> Iterable[Model]:
+def ranked(layer: Layer, need: Need) -> Sequence[Model]:
     """Order a layer: models that declare what the task needs, then the rest, in file order."""
-    if not need.capabilities:
-        return layer.models
-    return sorted(layer.models, key=lambda model: not need.matches(model))
+    models, wanted = layer.models, need.capabilities
+    if need.all_of:
+        others = [model for model in models if not wanted <= model.capabilities]
+    elif wanted:
+        others = [model for model in models if wanted.isdisjoint(model.capabilities)]
+    else:
+        return models
+    if not others or len(others) == len(models):
+        return models
+    return sorted(models, key=lambda model: not need.matches(model))
 
 
 class Survey(NamedTuple):
@@ -211,9 +227,13 @@ class Survey(NamedTuple):
     good: list[Candidate]
     skips: list[Skip]
 
-    def classes(self) -> set[VerdictClass]:
-        """Classes of reasons that stand against its models."""
-        return {effective(skip.verdict) for skip in self.skips}
+    def has(self, cls: VerdictClass) -> bool:
+        """Tell whether a reason of this class stands against one of its models."""
+        for skip in self.skips:
+            verdict = skip.verdict
+            if verdict.cls is cls or (verdict.cls is _TRIED and effective(verdict) is cls):
+                return True
+        return False
 
 
 def condition_holds(condition: Condition, survey: Survey) -> bool:
@@ -224,9 +244,9 @@ def condition_holds(condition: Condition, survey: Survey) -> bool:
         case Condition.EXHAUSTED | Condition.ALL_MODELS_UNAVAILABLE:
             return True
         case Condition.RATE_LIMIT_EXCEEDED:
-            return VerdictClass.RATE in survey.classes()
+            return survey.has(_RATE)
         case Condition.BUDGET_EXHAUSTED:
-            return VerdictClass.MONEY in survey.classes()
+            return survey.has(_MONEY)
 
 
 def trigger_holds(trigger: Trigger, units: int, surveys: dict[str, Survey]) -> bool:

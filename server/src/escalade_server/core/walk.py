@@ -34,6 +34,8 @@ SHORT_WAIT_MS = 2_000
 HOLD_LOOK_MS = 25
 """How often a task held up by unsettled reservations looks again (R14)."""
 
+# Spares the hot loops a look into the enum for every model, and a NamedTuple's slow constructor.
+_HELD, _RATE_SHORT, _new = VerdictClass.HELD, FailureClass.RATE_SHORT, tuple.__new__
 _F, _R = FailureClass, EscalationReason
 FAILURE_REASON: Mapping[FailureClass, EscalationReason] = {
     _F.RATE_SHORT: _R.RATE_LIMIT,
@@ -167,7 +169,7 @@ class Walk:
                 if candidate is not None and verdict is OK:
                     good.append(candidate)
                     continue
-            skips.append(Skip(name, model, verdict))
+            skips.append(_new(Skip, (name, model, verdict)))
         return policy.Survey(good, skips)
 
     def step(self, standing: Standing, now_ms: int, refused: tuple[Skip, ...] = ()) -> Step:
@@ -219,7 +221,7 @@ class Walk:
     def _stay(self, layer: Layer, survey: policy.Survey, now_ms: int) -> Pause | None:
         """Wait a moment rather than leave the layer, if that can help (R8, R14)."""
         verdicts = [skip.verdict for skip in survey.skips]
-        if any(v.cls is VerdictClass.HELD for v in verdicts):
+        if _HELD in [v.cls for v in verdicts]:
             if self.hold_until_ms is None:
                 self.hold_until_ms = now_ms + self.catalog.rules.hold_patience_ms
             if now_ms < self.hold_until_ms:
@@ -231,7 +233,7 @@ class Walk:
         soon = [
             v.until_ms
             for v in verdicts
-            if v.failure is FailureClass.RATE_SHORT
+            if v.failure is _RATE_SHORT
             and v.until_ms is not None
             and v.until_ms <= now_ms + SHORT_WAIT_MS
         ]
@@ -247,7 +249,7 @@ class Walk:
     def _barred(self, survey: policy.Survey) -> bool:
         """A layer out for RATE is not left under ``rate_limit_hit: next_model`` (R7)."""
         stay = self.catalog.rules.on_rate_limit is OnRateLimit.NEXT_MODEL
-        return stay and VerdictClass.RATE in survey.classes()
+        return stay and survey.has(VerdictClass.RATE)
 
     def _others(self, place: int, view: policy.View) -> bool:
         """Tell whether a layer from this place on has a model that could be tried."""

@@ -8,7 +8,8 @@ Rules of the file:
 import asyncio
 from collections.abc import Awaitable
 from contextlib import aclosing
-from typing import Protocol, assert_never
+from dataclasses import replace
+from typing import Protocol, TypeVar, assert_never
 
 from escalade_server.core.cascade import Cascade
 from escalade_server.core.catalog import Catalog
@@ -52,6 +53,7 @@ from escalade_server.engine.ports import (
     StoreError,
 )
 
+T = TypeVar("T")
 LINGER_S = 1.0
 """How long a connection may still take to end after its answer is whole; then it is dropped."""
 DRAINS_MAX = 64
@@ -161,9 +163,12 @@ class Run:
 
     def _reserve(self, order: Reserve, now_ms: int) -> None:
         def done(future: "asyncio.Future[Reserved | ReservationDenied]") -> None:
-            error = future.exception()
+            error = _error(future)
             if error is None:
-                self.feed(future.result())
+                answer = future.result()
+                if isinstance(answer, ReservationDenied):  # the store knows no circuits
+                    answer = replace(answer, standing=self._shell.standing())
+                self.feed(answer)
             else:
                 self.feed(StoreFailed(order.attempt, _in_words(error)))
 
@@ -172,7 +177,7 @@ class Run:
 
     def _settle(self, order: Settle, now_ms: int) -> None:
         def done(future: "asyncio.Future[None]") -> None:
-            error = future.exception()
+            error = _error(future)
             if error is None:
                 self.feed(Settled(order.attempt, self._shell.standing()))
             else:
@@ -187,7 +192,7 @@ class Run:
 
         def done(future: "asyncio.Future[None]") -> None:
             self._works.discard(future)
-            if not future.cancelled() and not isinstance(future.exception(), StoreError | None):
+            if not isinstance(_error(future), StoreError | asyncio.CancelledError | None):
                 future.result()
 
         future.add_done_callback(done)
@@ -218,8 +223,12 @@ class Run:
         if drain and self._shell.drains < DRAINS_MAX:
             self._shell.drains += 1
             self._draining = True
-        elif task is not None:
+            return
+        if task is not None:
             task.cancel()
+        if drain:  # too many are: it is booked at once, in full
+            failure = Failure(FailureClass.CANCELLED, "was not read to its end")
+            self._loop.call_soon(self.feed, AttemptFailed(attempt, failure))
 
     def _end(self, outcome: Outcome) -> None:
         if isinstance(outcome, Finished) and outcome.report.answered is not None:
@@ -240,6 +249,11 @@ class Run:
         for task in self._calls.values():
             self._loop.call_later(LINGER_S, task.cancel)
         self._shell.forget(self)
+
+
+def _error(future: "asyncio.Future[T]") -> BaseException | None:
+    """Say what a future failed with; a cancelled one has failed, too."""
+    return asyncio.CancelledError() if future.cancelled() else future.exception()
 
 
 def _in_words(error: BaseException) -> str:

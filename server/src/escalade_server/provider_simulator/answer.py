@@ -58,6 +58,12 @@ class Question:
     """The last message is a tool's result."""
     as_json: bool = False
     schema: object = None
+    thinks: bool = True
+    """Whether the model reasons, if its script has it do so."""
+    thoughts_told: bool = True
+    """Whether reasoning is shown; it is billed all the same."""
+    as_array: bool = False
+    """A stream is told as one JSON array, not as server-sent events (Gemini)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Answer:
     finish: str = "stop"
     input_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
     @property
     def reasoning_tokens(self) -> int:
@@ -116,11 +123,15 @@ def default_text(model: str, digest: str, words: int) -> str:
 
 def compose(question: Question, script: ModelScript, fault: Fault | None, number: int) -> Answer:
     """The answer of `script` to its `number`-th request, before any of it is sent."""
+    cached_tokens = question.input_tokens * script.cached_input_percent // 100
     answer = Answer(
         model=question.model,
         input_tokens=question.input_tokens,
-        cached_tokens=question.input_tokens * script.cached_input_percent // 100,
-        reasoning=split(script.reasoning, script.chunks),
+        cached_tokens=cached_tokens,
+        cache_write_tokens=(question.input_tokens - cached_tokens)
+        * script.cache_write_percent
+        // 100,
+        reasoning=split(script.reasoning, script.chunks) if question.thinks else (),
     )
     calls = calls_of(question, script, number)
     if calls:
@@ -143,6 +154,13 @@ def told_by(answer: Answer, fault: Fault | None) -> Answer:
             return replace(answer, text=text, calls=(), finish="insufficient_system_resource")
         case FaultKind.REFUSAL:
             return replace(answer, text=(), calls=(), refusal=REFUSAL_TEXT, finish="stop")
+        case FaultKind.PROMPT_FILTERED:
+            return replace(answer, reasoning=(), text=(), calls=(), finish="prompt_filtered")
+        case FaultKind.MALFORMED_CALL | FaultKind.ACCOUNT_LIMITED:
+            return replace(answer, text=(), calls=(), finish=fault.kind.value)
+        case FaultKind.WINDOW_EXCEEDED:
+            text = answer.text[: fault.after_chunks]
+            return replace(answer, text=text, calls=(), finish=fault.kind.value)
         case FaultKind.OTHER_MODEL:
             return replace(answer, model=f"{answer.model}-other")
         case _:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from escalade_server.provider_simulator.answer import Answer, Question
 from escalade_server.provider_simulator.scenario import FaultKind
 from escalade_server.provider_simulator.vendors import Vendor
+
+SSE_TYPE = "text/event-stream"
+BEARER = "bearer "
 
 
 class BadRequestError(Exception):
@@ -21,6 +25,16 @@ class BadRequestError(Exception):
         self.param = param
 
 
+class Asked(NamedTuple):
+    """A request as it came in."""
+
+    path: str
+    """After the API's version."""
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """What goes around an answer."""
@@ -29,8 +43,15 @@ class Envelope:
     created_s: int
     vendor: Vendor
     cost_pico: int
-    usage_asked: bool
+    question: Question
     fault: FaultKind | None = None
+    reason: str | None = None
+    """The vendor's own word, where the fault states one."""
+
+    @property
+    def usage_asked(self) -> bool:
+        """Whether the caller wants usage at the end of a stream."""
+        return self.question.usage_asked
 
 
 class Piece(NamedTuple):
@@ -46,12 +67,16 @@ class Told(NamedTuple):
     opening: bytes
     pieces: Sequence[Piece]
     ending: bytes
+    content_type: str = SSE_TYPE
 
 
 class Dialect(Protocol):
     """A wire dialect; stateless."""
 
-    def question(self, path: str, body: bytes, vendor: Vendor) -> Question:
+    def key(self, asked: Asked) -> str:
+        """The caller's key, empty when there is none."""
+
+    def question(self, asked: Asked, vendor: Vendor) -> Question:
         """Reads a request; raises `BadRequestError`."""
 
     def whole(self, answer: Answer, envelope: Envelope) -> bytes:
@@ -63,8 +88,23 @@ class Dialect(Protocol):
     def broken_frame(self, answer: Answer, envelope: Envelope) -> bytes:
         """The frames with which a vendor tells that its stream broke."""
 
-    def garbage(self) -> bytes:
-        """A frame whose data is no JSON."""
+    def frame(self, data: bytes, envelope: Envelope) -> bytes:
+        """A frame of the answer with this in place of its JSON."""
+
+    def error_body(self, body: bytes, asked: Asked) -> bytes:
+        """A refusal's JSON, as the form of the request has it."""
 
     def models(self, names: Sequence[str], owner: str) -> bytes:
         """The list of models."""
+
+
+def bearer_key(headers: Mapping[str, str]) -> str:
+    """The key in an `Authorization: Bearer` header, else nothing."""
+    value = headers.get("authorization", "")
+    return value[len(BEARER) :].strip() if value.lower().startswith(BEARER) else ""
+
+
+def in_turns(lists: Iterable[Sequence[Piece]]) -> Iterator[Piece]:
+    """One piece of each list after the other (U27)."""
+    for row in itertools.zip_longest(*lists):
+        yield from (piece for piece in row if piece is not None)

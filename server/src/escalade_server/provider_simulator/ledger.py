@@ -29,6 +29,8 @@ class Account:
     input_tokens: int = 0
     """Billed, with cached ones."""
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    """Part of the input tokens, as cached ones are."""
     output_tokens: int = 0
     """Billed, with reasoning."""
     cost_pico: int = 0
@@ -70,16 +72,18 @@ class Tally:
     streams_open: int = 0
     input_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
     output_tokens: int = 0
     cost_pico: int = 0
 
-    def bill(self, price: Price, input_tokens: int, cached_tokens: int, output_tokens: int) -> None:
+    def bill(self, price: Price, answer: Answer, output_tokens: int) -> None:
         """Books one answer, once, when its end is known."""
         self.requests_billed += 1
-        self.input_tokens += input_tokens
-        self.cached_input_tokens += cached_tokens
+        self.input_tokens += answer.input_tokens
+        self.cached_input_tokens += answer.cached_tokens
+        self.cache_write_tokens += answer.cache_write_tokens
         self.output_tokens += output_tokens
-        self.cost_pico += cost_pico(price, input_tokens, cached_tokens, output_tokens)
+        self.cost_pico += cost_pico(price, answer, output_tokens)
 
     def account(self) -> Account:
         """A frozen copy."""
@@ -94,17 +98,21 @@ class Tally:
             streams_open=self.streams_open,
             input_tokens=self.input_tokens,
             cached_input_tokens=self.cached_input_tokens,
+            cache_write_tokens=self.cache_write_tokens,
             output_tokens=self.output_tokens,
             cost_pico=self.cost_pico,
         )
 
 
-def cost_pico(price: Price, input_tokens: int, cached_tokens: int, output_tokens: int) -> int:
-    """Pico-dollars of one answer; cached tokens are part of the input tokens."""
-    cached = price.input_pico if price.cached_input_pico is None else price.cached_input_pico
+def cost_pico(price: Price, answer: Answer, output_tokens: int) -> int:
+    """Pico-dollars of an answer of which so much was told."""
+    plain = price.input_pico
+    cached = plain if price.cached_input_pico is None else price.cached_input_pico
+    written = plain if price.cache_write_pico is None else price.cache_write_pico
     return (
-        (input_tokens - cached_tokens) * price.input_pico
-        + cached_tokens * cached
+        (answer.input_tokens - answer.cached_tokens - answer.cache_write_tokens) * plain
+        + answer.cached_tokens * cached
+        + answer.cache_write_tokens * written
         + output_tokens * price.output_pico
     )
 
@@ -147,7 +155,6 @@ class Booking:
         output = self.answer.output_tokens
         if not whole:
             output = min(output, tokens_of(self.generated_bytes))
-        answer = self.answer
-        self.tally.bill(self.price, answer.input_tokens, answer.cached_tokens, output)
+        self.tally.bill(self.price, self.answer, output)
         for counters in self.counters:
-            counters.add("tokens", answer.input_tokens + output, self.begun_ms)
+            counters.add("tokens", self.answer.input_tokens + output, self.begun_ms)

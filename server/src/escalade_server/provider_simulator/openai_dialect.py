@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
 from escalade_server.provider_simulator.answer import Answer, Question, ToolCall
-from escalade_server.provider_simulator.dialect import BadRequestError, Envelope, Piece, Told
+from escalade_server.provider_simulator.dialect import (
+    Asked,
+    BadRequestError,
+    Envelope,
+    Piece,
+    Told,
+    bearer_key,
+    in_turns,
+)
 from escalade_server.provider_simulator.openai_request import read_request
 from escalade_server.provider_simulator.scenario import FaultKind
 from escalade_server.provider_simulator.vendors import Vendor
@@ -17,6 +26,15 @@ NO_CHOICES = b"[]"
 PICO_PER_DOLLAR_DIGITS = 12
 HUGE_TOKENS = 10**12
 UNFINISHED = frozenset({FaultKind.NO_FINISH_REASON, FaultKind.BARE_END})
+FINISH: Mapping[str, str] = MappingProxyType(
+    {
+        "prompt_filtered": "content_filter",
+        "account_limited": "content_filter",
+        "malformed_call": "stop",
+        "window_exceeded": "length",
+    }
+)
+"""Its nearest words for what only other vendors have."""
 
 encode = msgspec.json.encode
 
@@ -24,11 +42,15 @@ encode = msgspec.json.encode
 class OpenAIDialect:
     """Implements `Dialect`."""
 
-    def question(self, path: str, body: bytes, vendor: Vendor) -> Question:
+    def key(self, asked: Asked) -> str:
+        """The bearer token."""
+        return bearer_key(asked.headers)
+
+    def question(self, asked: Asked, vendor: Vendor) -> Question:
         """Reads a request; raises `BadRequestError` (also for another path)."""
-        if path != "chat/completions":
-            raise BadRequestError(f"Invalid URL (POST /v1/{path})")
-        return read_request(body, vendor)
+        if asked.path != "chat/completions":
+            raise BadRequestError(f"Invalid URL (POST /v1/{asked.path})")
+        return read_request(asked.body, vendor)
 
     def whole(self, answer: Answer, envelope: Envelope) -> bytes:
         """A `chat.completion` object."""
@@ -54,7 +76,7 @@ class OpenAIDialect:
             "index": 0,
             "message": message,
             "logprobs": None,
-            "finish_reason": None if envelope.fault in UNFINISHED else answer.finish,
+            "finish_reason": None if envelope.fault in UNFINISHED else finish_of(answer, envelope),
         }
         if envelope.fault is FaultKind.ERROR_FRAME:
             choice |= {
@@ -74,10 +96,18 @@ class OpenAIDialect:
         before, after = frame_edges(answer, envelope)
         role: dict[str, object] = {"role": "assistant", "content": ""}
         opening = frame(before, choices(role), after)
-        pieces = [
-            Piece(frame(before, choices(delta), after), size)
-            for delta, size in deltas(answer, envelope.vendor)
+
+        def piece(delta: dict[str, object], size: int) -> Piece:
+            return Piece(frame(before, choices(delta), after), size)
+
+        pieces = [piece(*told) for told in deltas(answer, envelope.vendor)]
+        mixed = envelope.fault is FaultKind.INTERLEAVED_CALLS
+        # Mixed calls leave gaps between their indexes as well (U27).
+        calls = [
+            [piece(*told) for told in call_deltas(place * (2 if mixed else 1), call)]
+            for place, call in enumerate(answer.calls)
         ]
+        pieces += in_turns(calls) if mixed else (one for call in calls for one in call)
         return Told(opening, pieces, ending(answer, envelope, before, after))
 
     def broken_frame(self, answer: Answer, envelope: Envelope) -> bytes:
@@ -90,9 +120,13 @@ class OpenAIDialect:
         }
         return b"data: " + encode(body) + b"\n\n" + DONE
 
-    def garbage(self) -> bytes:
-        """A frame cut in the middle of its JSON."""
-        return b'data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"cont\n\n'
+    def frame(self, data: bytes, _envelope: Envelope) -> bytes:
+        """A frame with this as its data."""
+        return b"data: " + data + b"\n\n"
+
+    def error_body(self, body: bytes, _asked: Asked) -> bytes:
+        """Errors look the same whatever was asked."""
+        return body
 
     def models(self, names: Sequence[str], owner: str) -> bytes:
         """A list of model objects."""
@@ -132,15 +166,13 @@ def choices(delta: dict[str, object], finish: str | None = None) -> bytes:
 
 
 def deltas(answer: Answer, vendor: Vendor) -> Iterator[tuple[dict[str, object], int]]:
-    """The deltas of an answer and the bytes billed for each."""
+    """The deltas of an answer before its calls, and the bytes billed for each."""
     for text in answer.reasoning:
         yield {vendor.reasoning_field: text}, len(text.encode())
     for text in answer.text:
         yield {"content": text}, len(text.encode())
     if answer.refusal is not None:
         yield {"refusal": answer.refusal}, len(answer.refusal.encode())
-    for index, call in enumerate(answer.calls):
-        yield from call_deltas(index, call)
 
 
 def call_deltas(index: int, call: ToolCall) -> Iterator[tuple[dict[str, object], int]]:
@@ -168,12 +200,17 @@ def ending(answer: Answer, envelope: Envelope, before: bytes, after: bytes) -> b
     frames = b""
     if envelope.fault is not FaultKind.NO_FINISH_REASON:
         rides = told and vendor.usage_in_last_choice
-        last = choices({}, answer.finish)
+        last = choices({}, finish_of(answer, envelope))
         frames = frame(before, last, with_usage if rides else after)
         told = told and not rides
     if told:
         frames += frame(before, NO_CHOICES, with_usage)
     return frames if envelope.fault is FaultKind.NO_DONE else frames + DONE
+
+
+def finish_of(answer: Answer, envelope: Envelope) -> str:
+    """The vendor's word for how the answer ended."""
+    return envelope.reason or FINISH.get(answer.finish, answer.finish)
 
 
 def usage_of(answer: Answer, envelope: Envelope) -> dict[str, object] | None:

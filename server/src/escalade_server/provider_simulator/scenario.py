@@ -22,6 +22,7 @@ class FaultKind(enum.StrEnum):
     TOKENS_DAY_LIMIT = "tokens_day_limit"
     USD_DAY_LIMIT = "usd_day_limit"
     SLOW_DOWN = "slow_down"
+    SPEND_WINDOW = "spend_window"
     CONCURRENCY_LIMIT = "concurrency_limit"
     UPSTREAM_RATE_LIMIT = "upstream_rate_limit"
     PLAN_WINDOW = "plan_window"
@@ -31,6 +32,10 @@ class FaultKind(enum.StrEnum):
     PROJECT_SPEND_LIMIT = "project_spend_limit"
     USAGE_LIMIT = "usage_limit"
     KEY_LIMIT = "key_limit"
+    CONTRACT_LIMIT = "contract_limit"
+    LINKED_BILLING = "linked_billing"
+    LINKED_SPEND_LIMIT = "linked_spend_limit"
+    NOT_IN_TIER = "not_in_tier"
     OVERLOADED = "overloaded"
     BUSY_529 = "busy_529"
     SERVER_ERROR = "server_error"
@@ -39,6 +44,8 @@ class FaultKind(enum.StrEnum):
     REQUEST_TIMEOUT = "request_timeout"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
+    PERMISSION_DENIED = "permission_denied"
+    ON_HOLD = "on_hold"
     MODEL_GONE = "model_gone"
     CONTEXT_LENGTH = "context_length"
     BAD_REQUEST = "bad_request"
@@ -46,28 +53,43 @@ class FaultKind(enum.StrEnum):
     TOO_LARGE = "too_large"
     PROMPT_BLOCKED = "prompt_blocked"
     REDIRECT = "redirect"
+    ARRAY_BODY = "array_body"
     # The connection, before an answer (U1, U3, U4).
     RESET = "reset"
     SILENCE = "silence"
     HEADERS_THEN_SILENCE = "headers_then_silence"
     ONLY_COMMENTS = "only_comments"
-    # A status of 200 that is no answer (U11 to U13).
+    # A status of 200 that is no answer (U11 to U13, U21).
     JSON_ERROR_200 = "json_error_200"
     HTML_200 = "html_200"
     EMPTY_200 = "empty_200"
-    # The answer breaks after `after_chunks` pieces (U5, U7, U8, U10, U14, U19).
+    GZIP_BOMB = "gzip_bomb"
+    # The answer breaks after `after_chunks` pieces (U5 to U8, U10, U14, U15, U19, U20).
     STALL = "stall"
     CUT = "cut"
     HANG_UP = "hang_up"
     BARE_END = "bare_end"
     ERROR_FRAME = "error_frame"
     GARBAGE_JSON = "garbage_json"
+    DEEP_JSON = "deep_json"
+    HUGE_NUMBER = "huge_number"
     ENDLESS_LINE = "endless_line"
-    # The answer is whole, but told in an odd way (U8, U9, U16, U17, U26, U30).
+    HUGE_EVENT = "huge_event"
+    SLOW_DRIP = "slow_drip"
+    # The answer is whole, but its HTTP is wrong (U22, U23).
+    LENGTH_TOO_LONG = "length_too_long"
+    LENGTH_TOO_SHORT = "length_too_short"
+    LENGTH_AND_CHUNKED = "length_and_chunked"
+    HEADER_FLOOD = "header_flood"
+    # The answer is whole, but told in an odd way (U8, U9, U16, U17, U26, U27, U30).
     NO_FINISH_REASON = "no_finish_reason"
     NO_DONE = "no_done"
     CONTENT_FILTER = "content_filter"
     REFUSAL = "refusal"
+    PROMPT_FILTERED = "prompt_filtered"
+    MALFORMED_CALL = "malformed_call"
+    ACCOUNT_LIMITED = "account_limited"
+    WINDOW_EXCEEDED = "window_exceeded"
     CUT_SHORT = "cut_short"
     MISSING_USAGE = "missing_usage"
     ZERO_USAGE = "zero_usage"
@@ -77,6 +99,7 @@ class FaultKind(enum.StrEnum):
     CRLF_FRAMES = "crlf_frames"
     BYTE_ORDER_MARK = "byte_order_mark"
     SPLIT_BYTES = "split_bytes"
+    INTERLEAVED_CALLS = "interleaved_calls"
     OTHER_MODEL = "other_model"
 
 
@@ -88,6 +111,8 @@ class Price:
     output_pico: int = 0
     cached_input_pico: int | None = None
     """For input tokens read from the vendor's cache; None: as other input."""
+    cache_write_pico: int | None = None
+    """For input tokens written to the vendor's cache; None: as other input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +152,9 @@ class Fault:
     """For kinds that break an answer: after so many pieces of text."""
     retry_after_ms: int | None = None
     """For refusals that name an instant; None: what the vendor would say of this kind."""
+    reason: str | None = None
+    """For answers withheld and error frames: the vendor's own word (`RECITATION`, `cyber`,
+    `api_error`); None: its most usual one."""
     billed: bool = False
     """The vendor did the work and bills the whole answer, whatever the client saw."""
 
@@ -163,6 +191,8 @@ class ModelScript:
     calls_first_tool: bool = False
     """Calls the first tool offered, with the least arguments that fit its schema."""
     cached_input_percent: int = 0
+    cache_write_percent: int = 0
+    """Of the input that was not read from the cache; told by vendors that charge for it."""
     context_window_tokens: int | None = None
     concurrent_max: int | None = None
     bills_after_disconnect: bool = False
@@ -177,7 +207,9 @@ class ProviderScript:
     models: Mapping[str, ModelScript]
     vendor: str | None = None
     """Whose errors and habits it has (`vendors.py`); None: the one of its name, else openai."""
-    dialect: Literal["openai"] = "openai"
+    dialect: Literal["openai", "anthropic", "gemini"] | None = None
+    """What it speaks at home; None: as its vendor. A call to another dialect's path is answered
+    in that one, with the errors of the vendor whose dialect it is."""
     quotas: tuple[Quota, ...] = ()
     """Of the account: shared by all its models."""
     api_keys: tuple[str, ...] = ()

@@ -5,7 +5,8 @@ message is left out. Values that callers choose are made printable, so that none
 """
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any, Literal, TextIO, TypeAlias
 
 import msgspec
@@ -81,6 +82,20 @@ def _printable(_logger: object, _method: str, event: _EventDict) -> _EventDict:
     return event
 
 
+LEVEL_OF: Mapping[type[Fact], int] = MappingProxyType(
+    {
+        Assessed: logging.DEBUG,
+        Selected: logging.DEBUG,
+        Fallback: logging.INFO,
+        Escalated: logging.INFO,
+        Waiting: logging.INFO,
+        Retracted: logging.WARNING,
+        Alert: logging.WARNING,
+    }
+)
+"""How loud each fact is; asked first, so that a fact below the level costs next to nothing."""
+
+
 class LogObserver:
     """``Observer`` of the engine: facts to log lines. Costs nothing where a level is filtered."""
 
@@ -92,6 +107,8 @@ class LogObserver:
 
     def fact(self, request: Request, fact: Fact, now_ms: int) -> None:  # noqa: ARG002 - the port's
         """See one announced fact."""
+        if LEVEL_OF[type(fact)] < self._level:
+            return
         try:
             self._fact(request, fact)
         except Exception as error:  # noqa: BLE001 - a watcher never stops what it watches
@@ -105,9 +122,6 @@ class LogObserver:
             self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
 
     def _fact(self, request: Request, fact: Fact) -> None:
-        is_quiet = isinstance(fact, Assessed | Selected)
-        if self._level > (logging.DEBUG if is_quiet else logging.WARNING):
-            return
         if isinstance(fact, Escalated) and not self._log_escalations:
             return
         log = self._log.bind(request_id=request.id, agent=request.agent)
