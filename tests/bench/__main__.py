@@ -24,7 +24,7 @@ from escalade_server.providers.http import HttpClient, HttpLimits
 from tests.bench import micro, store, table
 from tests.bench.machine import cpu_us, rss_mb, unit_us
 from tests.bench.mock_provider import Script
-from tests.bench.stages import Direct, Work
+from tests.bench.stages import KINDS, Direct, Work
 from tests.bench.subjects import Server, Subject, mock, subjects
 
 CHUNKS = 64
@@ -52,9 +52,11 @@ class Size:
     hold_ms: int
     pairs: int
 
+    kinds: Sequence[str] = KINDS
 
-DEFAULT = Size(3, 480, 64, 64, 2, 150, 40, 500, 3_000, 10_000)
-QUICK = Size(1, 320, 32, 32, 1, 0, 12, 100, 800, 2_000)
+
+DEFAULT = Size(3, 320, 48, 64, 1, 100, 30, 500, 2_500, 10_000)
+QUICK = Size(1, 320, 32, 32, 1, 0, 12, 100, 800, 2_000, kinds=("empty",))
 
 
 @dataclass(slots=True)
@@ -98,9 +100,8 @@ async def calls(
     whole = Work(ONE, 16, size.calls, streamed=False)
     cpu["whole, 16 callers"] = await in_turns(everyone, whole, size.rounds)
     cpu["mock, per whole call"] = {"mock": await _mocked(provider, served, whole)}
-    cpu["whole, 1 caller"] = await in_turns(
-        ends, Work(ONE, 1, size.calls // 2, streamed=False), size.rounds
-    )
+    alone = Work(ONE, 1, size.calls // 2, streamed=False)
+    cpu["whole, 1 caller"] = await in_turns(everyone, alone, size.rounds)
     if size.slow_calls:
         slow = Work(ONE, 16, size.slow_calls, streamed=False, interval_ms=20)
         cpu["whole, 50 a second"] = await in_turns([measured["empty"], served], slow, 1)
@@ -108,8 +109,7 @@ async def calls(
     cpu["64-chunk stream, burst"] = await in_turns(ends, burst, size.rounds)
     results.messages_per_stream["burst"] = await _messages(served, burst)
     paced = Work(PACED, size.paced, size.paced, streamed=True)
-    some = everyone if size.paced_rounds > 1 else ends
-    cpu["64-chunk stream, paced"] = await in_turns(some, paced, size.paced_rounds)
+    cpu["64-chunk stream, paced"] = await in_turns(everyone, paced, size.paced_rounds)
     results.messages_per_stream["paced"] = served.messages / size.paced
 
 
@@ -182,7 +182,7 @@ async def run(size: Size, *, quick: bool) -> Results:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         await parts(results, folder, size, quick=quick)
         provider, base_url = await stack.enter_async_context(mock())
-        measured = await stack.enter_async_context(subjects(base_url, folder))
+        measured = await stack.enter_async_context(subjects(size.kinds, base_url, folder))
         served = measured["escalade"]
         assert isinstance(served, Server)
         await calls(results, measured, provider, size)

@@ -19,7 +19,6 @@ from escalade_server.core.catalog import (
 from escalade_server.core.commands import Candidate, Command, End, Reserve, Settle
 from escalade_server.core.events import (
     ChunkArrived,
-    Event,
     Finish,
     Reserved,
     Settled,
@@ -49,10 +48,11 @@ def three_by_eight(*, money: bool) -> Catalog:
         if layer and money:
             counters = (cap(name, CAP_NANOS), cap("strategy", CAP_NANOS))
             return model(f"p{number}/{name}", capabilities=("parsing",), counters=counters,
+                         context_tokens=128_000,
                          billing=(Billing.SUBSCRIPTION, Billing.METERED)[layer - 1])  # fmt: skip
         return model(
             f"p{number}/{name}", capabilities=("parsing",),
-            counters=(per_day(f"p{number}", name, FULL),),
+            counters=(per_day(f"p{number}", name, FULL),), context_tokens=128_000,
         )  # fmt: skip
 
     made = [
@@ -101,7 +101,8 @@ def free_catalog() -> Catalog:
     """One free model, with a window of requests and one of tokens that are far from full."""
     tokens = Counter("tokens/day", Unit.TOKENS, Period.DAY, 10**9, CounterScope.MODEL, "")
     counters = (per_day("bench", "mock", 10**9), tokens)
-    return catalog(("free", (model("bench/mock", capabilities=("parsing",), counters=counters),), ()))
+    mock = model("bench/mock", capabilities=("parsing",), counters=counters)
+    return catalog(("free", (mock,), ()))
 
 
 class Books:
@@ -140,21 +141,27 @@ def uneventful() -> Callable[[], object]:
 
     def task() -> Command:
         cascade = Cascade(of, asked, "0123456789abcdef0123456789abcdef")
-
-        def tell(event: Event) -> tuple[Command, ...]:
-            orders = cascade.handle(event, now_ms=T0)
-            assert cascade.wake_at_ms != T0  # what a run asks after each event
-            assert cascade.closed is (type(event) is Settled)
-            return orders
-
-        _, reserve = tell(Started(standing))
+        feed = cascade.handle
+        # After each event a run asks for the next waking, and whether all is over.
+        reserve = feed(Started(standing), now_ms=T0)[-1]
+        assert cascade.wake_at_ms
+        assert not cascade.closed
         assert type(reserve) is Reserve
         books.reserve(reserve.candidates[0])
-        tell(Reserved(1, first.position))
-        tell(text)
-        settle = next(order for order in tell(last) if type(order) is Settle)
+        feed(Reserved(1, first.position), now_ms=T0)
+        assert cascade.wake_at_ms
+        assert not cascade.closed
+        feed(text, now_ms=T0)
+        assert cascade.wake_at_ms
+        assert not cascade.closed
+        settle = feed(last, now_ms=T0)[-1]
+        assert cascade.wake_at_ms is None
+        assert not cascade.closed
+        assert type(settle) is Settle
         books.settle(reserve.candidates[0], settle)
-        (end,) = tell(Settled(1, standing))
+        end = feed(Settled(1, standing), now_ms=T0)[-1]
+        assert cascade.wake_at_ms is None
+        assert cascade.closed
         return end
 
     ended = task()

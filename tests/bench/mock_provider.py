@@ -49,9 +49,18 @@ def _usage(chunks: int) -> dict[str, int]:
 
 
 def _event(payload: dict[str, object]) -> bytes:
-    line = b"data: %b\n\n" % json.dumps(
-        {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "mock", **payload}
-    ).encode()
+    line = (
+        b"data: %b\n\n"
+        % json.dumps(
+            {
+                "id": "c1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "mock",
+                **payload,
+            }
+        ).encode()
+    )
     return b"%x\r\n%b\r\n" % (len(line), line)
 
 

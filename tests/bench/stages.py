@@ -4,8 +4,9 @@
 standard input ends. All answer what the prompt says (``mock_provider.Script``):
 
 - ``empty``: grpcio alone; ready-made messages, as many as there are chunks.
+- ``grpc``: the same with the request id sent ahead as initial metadata, as our API does (P12).
 - ``api``: our servicers, over an engine that plays ready-made facts.
-- ``engine``: engine and core too, over a provider in the process and books in memory.
+- ``engine``: engine and core too, over a provider in the process and books that only add up.
 - ``http``: the provider is called over HTTP.
 - ``store``: the books are a SQLite file. Only the log is left out, compared to the real server.
 - ``direct``: no server at all: our HTTP client and codec call the provider. It takes its orders,
@@ -15,7 +16,7 @@ standard input ends. All answer what the prompt says (``mock_provider.Script``):
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,10 +29,11 @@ from escalade.v1.router_service_pb2 import CompleteResponse
 from escalade_server import bootstrap
 from escalade_server.api.convert_out import put_event
 from escalade_server.api.server import ServerOptions, build_server, channel_options
-from escalade_server.core.catalog import Catalog, Model
-from escalade_server.core.commands import CallModel, Candidate
-from escalade_server.core.events import ChunkArrived, Finish, TextDelta
+from escalade_server.core.catalog import Catalog, Counter, Model
+from escalade_server.core.commands import CallModel, Candidate, Reserve, SetBench, Settle
+from escalade_server.core.events import ChunkArrived, Finish, Reserved, TextDelta
 from escalade_server.core.facts import Fact, Outcome
+from escalade_server.core.standing import Standing
 from escalade_server.core.task import (
     Delivery,
     FinishReason,
@@ -46,16 +48,17 @@ from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.entropy import SystemEntropy
-from escalade_server.engine.ports import Providers
+from escalade_server.engine.ports import Providers, Spend, Store
 from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.http import HttpClient, HttpLimits
 from escalade_server.providers.registry import ProviderRegistry
 from escalade_server.stores.sqlite import SqliteStore
 from escalade_server.strategy.load import loads
 from tests.api.world import ASSESSED, FakeEngine, FakeRun, finished, selected
+from tests.bench.micro import Books
 from tests.bench.mock_provider import PIECE, Script
 
-KINDS = ("empty", "api", "engine", "http", "store")
+KINDS = ("empty", "grpc", "api", "engine", "http", "store")
 KEY_NAME = "BENCH_KEY"
 KEY = "made-up"
 _STRATEGY = """\
@@ -170,7 +173,42 @@ class Forgetful(FakeEngine):
         return run
 
 
-def bare() -> Callable[[bytes, Any], Awaitable[None]]:
+class Sums:
+    """A store that does the ledger's arithmetic and keeps nothing."""
+
+    def __init__(self, of: Model) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._books = Books(of)
+        self._held: dict[str, Candidate] = {}
+
+    async def open(self, counters: Sequence[Counter]) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def standing(self, now_ms: int) -> Standing:
+        return Standing(self._books.balances)
+
+    def spends(self, now_ms: int) -> tuple[Spend, ...]:
+        return ()
+
+    def reserve(self, order: Reserve, now_ms: int) -> "asyncio.Future[Reserved]":
+        candidate = self._held[order.reservation_id] = order.candidates[0]
+        self._books.reserve(candidate)
+        done: asyncio.Future[Reserved] = self._loop.create_future()
+        done.set_result(Reserved(order.attempt, candidate.model.position))
+        return done
+
+    def settle(self, order: Settle, now_ms: int) -> "asyncio.Future[None]":
+        self._books.settle(self._held.pop(order.reservation_id), order)
+        return self.bench(order, now_ms)
+
+    def bench(self, order: Settle | SetBench, now_ms: int) -> "asyncio.Future[None]":
+        done: asyncio.Future[None] = self._loop.create_future()
+        done.set_result(None)
+        return done
+
+
+def bare(*, ahead: bool) -> Callable[[bytes, Any], Awaitable[None]]:
     """A handler that only writes: what grpcio itself costs."""
     delta = CompleteResponse()
     delta.events.add(sequence=1).delta.text = PIECE
@@ -186,6 +224,8 @@ def bare() -> Callable[[bytes, Any], Awaitable[None]]:
 
     async def complete(request: bytes, context: Any) -> None:
         script = Script.of(request)
+        if ahead:
+            await context.send_initial_metadata((("escalade-request-id", "0" * 32),))
         for _ in range(script.chunks if script.chunks > 1 else 0):
             await asyncio.sleep(script.pause_ms / 1_000)
             await context.write(chunk)
@@ -194,9 +234,9 @@ def bare() -> Callable[[bytes, Any], Awaitable[None]]:
     return complete
 
 
-async def _serve_empty(stack: AsyncExitStack) -> int:
+async def _serve_bare(kind: str, stack: AsyncExitStack) -> int:
     server = aio.server(options=channel_options(ServerOptions()))
-    handlers = {"Complete": grpc.unary_stream_rpc_method_handler(bare())}
+    handlers = {"Complete": grpc.unary_stream_rpc_method_handler(bare(ahead=kind == "grpc"))}
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("escalade.v1.RouterService", handlers),)
     )
@@ -214,8 +254,9 @@ async def _serve(kind: str, base_url: str, folder: Path, stack: AsyncExitStack) 
         if kind != "engine":
             http = await stack.enter_async_context(HttpClient(HttpLimits()))
             providers = registry(http, base_url, clock)
-        path = folder / "stage.sqlite3" if kind == "store" else None
-        store = SqliteStore(path, clock, Calendar())
+        store: Store = Sums(catalog.models[0])
+        if kind == "store":
+            store = SqliteStore(folder / "stage.sqlite3", clock, Calendar())
         await store.open([counter for model in catalog.models for counter in model.counters])
         stack.push_async_callback(store.close)
         engine = Engine(
@@ -279,8 +320,8 @@ async def main(kind: str, base_url: str, folder: Path) -> None:
         await _direct(base_url)
         return
     async with AsyncExitStack() as stack:
-        if kind == "empty":
-            port = await _serve_empty(stack)
+        if kind in ("empty", "grpc"):
+            port = await _serve_bare(kind, stack)
         else:
             port = await _serve(kind, base_url, folder, stack)
         print(json.dumps({"port": port}), flush=True)

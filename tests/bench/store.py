@@ -77,9 +77,7 @@ def main() -> None:
     """Print one line for each number of callers."""
     for callers in [int(word) for word in sys.argv[1:]] or list(PAIRS):
         with tempfile.TemporaryDirectory() as folder:
-            rate, cpu, median = asyncio.run(
-                run(callers, Path(folder) / "state.db", PAIRS[callers])
-            )
+            rate, cpu, median = asyncio.run(run(callers, Path(folder) / "state.db", PAIRS[callers]))
         print(
             f"{callers:4} callers {rate:8.0f} pairs/s {cpu:6.1f} µs CPU/pair  p50 {median:7.0f} µs"
         )

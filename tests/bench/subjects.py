@@ -16,7 +16,7 @@ from escalade.v1.escalation_pb2 import Event, Task
 from escalade.v1.router_service_pb2 import CompleteRequest, CompleteResponse
 from tests.bench.machine import cpu_us
 from tests.bench.mock_provider import Script
-from tests.bench.stages import KEY, KEY_NAME, KINDS, Work, encode, strategy
+from tests.bench.stages import KEY, KEY_NAME, Work, encode, strategy
 
 CONNECTIONS = 16
 _METHOD = "/escalade.v1.RouterService/Complete"
@@ -152,7 +152,9 @@ async def mock() -> AsyncIterator[tuple[Subject, str]]:
 
 
 @asynccontextmanager
-async def subjects(base_url: str, folder: Path) -> AsyncIterator[dict[str, Subject]]:
+async def subjects(
+    kinds: Sequence[str], base_url: str, folder: Path
+) -> AsyncIterator[dict[str, Subject]]:
     """Run all that is measured: the stages, the direct caller, and the real server.
 
     All are started before the first connection is made: gRPC and forking do not go together.
@@ -161,15 +163,13 @@ async def subjects(base_url: str, folder: Path) -> AsyncIterator[dict[str, Subje
     file.write_text(strategy(base_url))
     async with AsyncExitStack() as stack:
         started = {}
-        for kind in (*KINDS, "direct"):
+        for kind in (*kinds, "direct"):
             words = (sys.executable, "-m", "tests.bench.stages", kind, base_url, folder)
             started[kind] = await stack.enter_async_context(_process(*words))
         log = stack.enter_context((folder / "log.jsonl").open("wb"))
         words = (command, "serve", "--strategy", file, "--listen", "127.0.0.1:0", "--grace", "1s",
                  "--state", folder / "served.sqlite3", "--log", "json", "--json")  # fmt: skip
-        started["escalade"] = await stack.enter_async_context(
-            _process(*words, stderr=log.fileno())
-        )
+        started["escalade"] = await stack.enter_async_context(_process(*words, stderr=log.fileno()))
         told = {name: await _ready(process) for name, process in started.items()}
         made: dict[str, Subject] = {}
         for name, process in started.items():

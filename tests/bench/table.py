@@ -7,8 +7,9 @@ CHUNKS = 64
 TARGETS = {"decision_24_models": 25, "uneventful_task": 40}
 SHARES = (
     ("empty", "", "gRPC: grpcio's own cost of a call"),
-    ("api", "empty", "API: convert, order, write"),
-    ("engine", "api", "engine and core, books in memory"),
+    ("grpc", "empty", "gRPC: the request id sent ahead"),
+    ("api", "grpc", "API: convert, order, write"),
+    ("engine", "api", "engine, core, ledger arithmetic"),
     ("http", "engine", "HTTP and codec"),
     ("store", "http", "store: SQLite, durable"),
     ("escalade", "store", "the rest: log, start-up options"),
@@ -17,8 +18,12 @@ SHARES = (
 
 
 def render(
-    cpu_us: Mapping[str, Figures], messages: Figures, first_ms: Figures, memory_mb: Figures,
-    parts_us: Figures, unit_us: float,
+    cpu_us: Mapping[str, Figures],
+    messages: Figures,
+    first_ms: Figures,
+    memory_mb: Figures,
+    parts_us: Figures,
+    unit_us: float,
 ) -> str:
     """Write all tables."""
     return "\n".join(
@@ -26,9 +31,9 @@ def render(
             "CPU µs of the server process, user and system; the load and the mock are not counted",
             "",
             *_calls(cpu_us, messages),
-            "",
             *_shares("a WHOLE call, 16 callers", cpu_us["whole, 16 callers"], 1),
-            *_paced_shares(cpu_us["64-chunk stream, paced"]),
+            *_shares("a WHOLE call, 1 caller", cpu_us["whole, 1 caller"], 1),
+            *_shares("a chunk, paced", cpu_us["64-chunk stream, paced"], CHUNKS),
             "",
             *_latency(first_ms, memory_mb),
             "",
@@ -62,18 +67,14 @@ def _row(name: str, found: Figures, per: int) -> str:
 
 
 def _shares(name: str, found: Figures, per: int) -> list[str]:
+    if any(name not in found for name, _, _ in SHARES):
+        return []
     whole = found["escalade"]
-    lines = [f"share of {name} ({whole / per:.1f} µs), by leaving layers out"]
+    lines = ["", f"share of {name} ({whole / per:.1f} µs), by leaving layers out"]
     for upper, lower, label in SHARES:
         cost = found[upper] - (found[lower] if lower else 0)
         lines.append(f"  {label:<36}{cost / per:>10.1f}{cost / whole:>8.0%}")
     return lines
-
-
-def _paced_shares(found: Figures) -> list[str]:
-    if any(name not in found for name, _, _ in SHARES):
-        return []
-    return ["", *_shares("a chunk, paced", found, CHUNKS)]
 
 
 def _latency(first_ms: Figures, memory_mb: Figures) -> list[str]:
@@ -90,10 +91,8 @@ def _latency(first_ms: Figures, memory_mb: Figures) -> list[str]:
 
 
 def _parts(parts_us: Figures, unit_us: float) -> list[str]:
-    lines = [
-        f"parts by themselves, CPU µs and units (1 unit = {unit_us:.2f} µs here:"
-        " 10 tuples and 40 look-ups)"
-    ]
+    unit = f"1 unit = {unit_us:.2f} µs here: 10 tuples and 40 look-ups"
+    lines = [f"parts by themselves, CPU µs and units ({unit})"]
     for name, cost in parts_us.items():
         target = f"  target {TARGETS[name]} µs" if name in TARGETS else ""
         words = name.replace("_", " ")

@@ -2,15 +2,18 @@
 
 import io
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 import escalade
 from escalade_server import bootstrap
-from escalade_server.bootstrap import Options, StartError, StrategyErrors
+from escalade_server.bootstrap import Options, Running, StartError, StrategyErrors
 from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.task import Request
+from escalade_server.engine.ports import Observer
 from escalade_server.provider_simulator import Simulator, default_scenario
 
 STRATEGIES = Path(__file__).resolve().parents[1] / "strategies"
@@ -27,6 +30,7 @@ providers:
   openai:
     base_url: {url}
 """
+NOBODY = "http://127.0.0.1:1/v1"
 KEYS = {"OPENAI_API_KEY": "made-up"}
 
 
@@ -50,46 +54,62 @@ def options(folder: Path, url: str, *, port: int = 0, state: str | None = None) 
     return Options(strategy=str(strategy), port=port, state=state, grace_s=1.0)
 
 
+@asynccontextmanager
+async def serving(
+    told: Options, log: io.StringIO | None = None, *, observers: tuple[Observer, ...] = ()
+) -> AsyncIterator[Running]:
+    running = await bootstrap.start(
+        told, environ=KEYS, observers=observers, log_stream=log or io.StringIO()
+    )
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
+@asynccontextmanager
+async def simulated() -> AsyncIterator[Simulator]:
+    simulator = Simulator(default_scenario())
+    await simulator.start()
+    try:
+        yield simulator
+    finally:
+        await simulator.stop()
+
+
 def events(log: io.StringIO) -> list[str]:
     return [json.loads(line)["event"] for line in log.getvalue().splitlines()]
 
 
 async def test_it_serves_and_stops_in_order(tmp_path: Path) -> None:
-    simulator, log, watcher = Simulator(default_scenario()), io.StringIO(), Watcher()
-    await simulator.start()
-    running = await bootstrap.start(
-        options(tmp_path, simulator.provider_url("openai")),
-        environ=KEYS,
-        observers=(watcher,),
-        log_stream=log,
-    )
-    assert running.ledger_is_new
-    assert running.target.startswith("127.0.0.1:")
-    async with escalade.AsyncClient(running.target) as client:
-        answer = await client.complete("Say something.")
-        status = await client.status()
+    log, watcher = io.StringIO(), Watcher()
+    async with simulated() as simulator:
+        told = options(tmp_path, simulator.provider_url("openai"))
+        async with (
+            serving(told, log, observers=(watcher,)) as running,
+            escalade.AsyncClient(running.target) as client,
+        ):
+            assert running.ledger_is_new
+            assert running.target.startswith("127.0.0.1:")
+            answer = await client.complete("Say something.")
+            status = await client.status()
+            await running.stop()  # and once more at the end of the block
     assert answer.model == "gpt-4o-mini"
     assert status.version == bootstrap.version()
     assert len(status.strategy.sha256) == 64
-    await running.stop()
-    await running.stop()
-    await simulator.stop()
     assert watcher.seen == ["Assessed", "Selected", "Finished"]
-    told = events(log)
-    assert told[0] == "strategy.loaded"
-    assert "ledger.new" in told
-    assert told[-4:] == ["server.started", "task.finished", "server.draining", "server.stopped"]
+    logged = events(log)
+    assert logged[0] == "strategy.loaded"
+    assert "ledger.new" in logged
+    assert logged[-4:] == ["server.started", "task.finished", "server.draining", "server.stopped"]
     assert running.engine.running == 0
 
 
 async def test_a_ledger_that_is_there_is_not_new(tmp_path: Path) -> None:
     for is_new in (True, False):
         log = io.StringIO()
-        running = await bootstrap.start(
-            options(tmp_path, "http://127.0.0.1:1/v1"), environ=KEYS, log_stream=log
-        )
-        await running.stop()
-        assert running.ledger_is_new is is_new
+        async with serving(options(tmp_path, NOBODY), log) as running:
+            assert running.ledger_is_new is is_new
         assert ("ledger.new" in events(log)) is is_new
 
 
@@ -105,23 +125,17 @@ async def test_a_model_without_key_is_said_and_does_not_stop_the_start(tmp_path:
 
 
 async def test_a_taken_port_leaves_nothing_behind(tmp_path: Path) -> None:
-    first = await bootstrap.start(
-        options(tmp_path, "http://127.0.0.1:1/v1", state="memory:"),
-        environ=KEYS,
-        log_stream=io.StringIO(),
-    )
-    port = int(first.target.rpartition(":")[2])
-    taken = options(tmp_path, "http://127.0.0.1:1/v1", port=port)
-    with pytest.raises(StartError, match="choose a free port"):
-        await bootstrap.start(taken, environ=KEYS, log_stream=io.StringIO())
-    await first.stop()
-    # The state of the failed start is free again.
-    again = await bootstrap.start(taken, environ=KEYS, log_stream=io.StringIO())
-    await again.stop()
+    async with serving(options(tmp_path, NOBODY, state="memory:")) as first:
+        port = int(first.target.rpartition(":")[2])
+        taken = options(tmp_path, NOBODY, port=port)
+        with pytest.raises(StartError, match="choose a free port"):
+            await bootstrap.start(taken, environ=KEYS, log_stream=io.StringIO())
+    async with serving(taken) as again:  # the state of the failed start is free again
+        assert again.target == first.target
 
 
 async def test_other_machines_are_not_let_in(tmp_path: Path) -> None:
-    open_to_all = options(tmp_path, "http://127.0.0.1:1/v1")
+    open_to_all = options(tmp_path, NOBODY)
     beyond = Options(strategy=open_to_all.strategy, host="0.0.0.0", port=0, state="memory:")
     with pytest.raises(StartError, match=r"127\.0\.0\.1"):
         await bootstrap.start(beyond, environ=KEYS, log_stream=io.StringIO())
@@ -132,9 +146,7 @@ async def test_a_damaged_state_is_left_as_it_is(tmp_path: Path) -> None:
     state.write_bytes(b"this is no database, and must not be wiped" * 100)
     before = state.read_bytes()
     with pytest.raises(StartError, match="damaged or no database"):
-        await bootstrap.start(
-            options(tmp_path, "http://127.0.0.1:1/v1"), environ=KEYS, log_stream=io.StringIO()
-        )
+        await bootstrap.start(options(tmp_path, NOBODY), environ=KEYS, log_stream=io.StringIO())
     assert state.read_bytes() == before
 
 

@@ -1,6 +1,6 @@
 """Parts of a task for tests of single core modules: needs, views, attempts and diaries."""
 
-from escalade_server.core import settlement
+from escalade_server.core import policy, settlement
 from escalade_server.core.answer import Fold
 from escalade_server.core.assess import FirstLook, first_look
 from escalade_server.core.attempt import Live
@@ -10,7 +10,6 @@ from escalade_server.core.events import ChunkArrived, TextDelta
 from escalade_server.core.experience import Experience
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.need import Need
-from escalade_server.core.policy import View
 from escalade_server.core.standing import Standing, Verdict
 from escalade_server.core.task import Request
 from escalade_server.core.trace import AttemptStatus, Skip
@@ -31,8 +30,8 @@ def view(
     seen: Experience | None = None,
     standing: Standing | None = None,
     require: bool = False,
-) -> View:
-    return View(wanted, seen or Experience(), standing or Standing(), T0, require)
+) -> policy.View:
+    return policy.view(wanted, seen or Experience(), standing or Standing(), T0, require=require)
 
 
 def one_layer(*models: Model) -> Layer:

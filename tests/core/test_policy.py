@@ -14,6 +14,7 @@ from escalade_server.core.catalog import (
     CounterScope,
     DataPolicy,
     Feature,
+    Layer,
     LayerTrigger,
     Model,
     Period,
@@ -59,7 +60,8 @@ def verdict(
     layer = replace(one_layer(each), name="free", consent_required=consent_required)
     looked = view(wanted or need(), standing=standing, seen=seen, require=require)
     found, candidate = judge(layer.models[0], layer, looked)
-    assert candidate is not None or found is not OK
+    assert (candidate is not None) is (found is OK)
+    assert judge(layer.models[0], layer, looked._replace(plain=False))[0] == found
     return found
 
 
@@ -123,8 +125,11 @@ def test_what_a_model_cannot_do_is_unfit() -> None:
     assert verdict(no_tools, wanted=tools) == Verdict(V.UNFIT, C.FEATURE_MISSING, "has no tools")
     assert verdict(small, wanted=long).detail == "about 10,008 tokens do not fit into 8,000"
     assert verdict(small) is OK
-    assert verdict(small, seen=Experience(context_floor=8_000)).cause is C.CONTEXT_TOO_SMALL
-    assert verdict(small, seen=Experience(context_floor=7_999)) is OK
+    assert (
+        verdict(small, seen=Experience(eventful=True, context_floor=8_000)).cause
+        is C.CONTEXT_TOO_SMALL
+    )
+    assert verdict(small, seen=Experience(eventful=True, context_floor=7_999)) is OK
 
 
 def test_r2_require_drops_models_without_the_capability() -> None:
@@ -278,8 +283,13 @@ def test_r2_models_that_match_come_first_each_group_in_file_order() -> None:
     )
 
     assert [m.id for m in ranked(layer, need())] == ["2", "4", "1", "3"]
-    plain = need(req=request(task=Task(type="whatever")))
-    assert [m.id for m in ranked(layer, plain)] == ["1", "2", "3", "4"]
+    assert order(layer, Task(type="whatever")) == ["1", "2", "3", "4"]
+    assert order(layer, Task(type="debug")) == ["1", "2", "3", "4"]
+    assert order(layer, Task(capabilities=("x", "parsing"))) == ["4", "1", "2", "3"]
+
+
+def order(layer: Layer, task: Task) -> list[str]:
+    return [m.id for m in ranked(layer, need(req=request(task=task)))]
 
 
 def out(*verdicts: Verdict) -> Survey:

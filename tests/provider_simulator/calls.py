@@ -20,6 +20,10 @@ from escalade_server.provider_simulator import (
 )
 
 KEY = {"Authorization": "Bearer sk-made-up"}
+ANTHROPIC_KEY = {"x-api-key": "sk-ant-made-up", "anthropic-version": "2023-06-01"}
+GOOGLE_KEY = {"x-goog-api-key": "AIza-made-up"}
+ASKED = [{"role": "user", "content": "Why?"}]
+STREAMING = "streamGenerateContent?alt=sse"
 PATIENT_S = 20.0
 QUIET_S = 0.4
 """After this long without a byte a client that expects silence leaves."""
@@ -47,6 +51,15 @@ class Reply:
     @property
     def chunks(self) -> list[Any]:
         return [json.loads(frame) for frame in self.frames if frame != "[DONE]"]
+
+    @property
+    def events(self) -> list[tuple[str, Any]]:
+        """Named events and their data, as Anthropic tells them."""
+        found = [line.split("\n", 1) for line in self.body.decode().split("\n\n") if line]
+        return [
+            (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+            for name, data in found
+        ]
 
     @property
     def text(self) -> str:
@@ -85,6 +98,42 @@ class Caller:
         return await self.post(
             f"/{provider}/v1/chat/completions", sent, headers, quiet_s=quiet_s, bytes_max=bytes_max
         )
+
+    async def message(
+        self,
+        provider: str = "anthropic",
+        model: str = "m",
+        *,
+        headers: Mapping[str, str] = ANTHROPIC_KEY,
+        quiet_s: float = PATIENT_S,
+        **request: object,
+    ) -> Reply:
+        request = {"model": model, "max_tokens": 4096, "messages": ASKED} | request
+        sent = json.dumps(request).encode()
+        return await self.post(f"/{provider}/v1/messages", sent, headers, quiet_s=quiet_s)
+
+    async def generate(
+        self,
+        provider: str = "google",
+        model: str = "m",
+        *,
+        method: str = "generateContent",
+        headers: Mapping[str, str] = GOOGLE_KEY,
+        quiet_s: float = PATIENT_S,
+        **request: object,
+    ) -> Reply:
+        request = {"contents": [{"role": "user", "parts": [{"text": "Why?"}]}]} | request
+        path = f"/{provider}/v1beta/models/{model}:{method}"
+        return await self.post(path, json.dumps(request).encode(), headers, quiet_s=quiet_s)
+
+    async def home(self, provider: str, *, stream: bool, quiet_s: float = PATIENT_S) -> Reply:
+        """A call in the dialect that the provider speaks at home."""
+        if provider == "google":
+            method = STREAMING if stream else "generateContent"
+            return await self.generate(method=method, quiet_s=quiet_s)
+        if provider == "anthropic":
+            return await self.message(stream=stream, quiet_s=quiet_s)
+        return await self.chat(provider, stream=stream, quiet_s=quiet_s)
 
     async def post(
         self,

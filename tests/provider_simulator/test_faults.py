@@ -1,6 +1,9 @@
 """Each fault as a client sees it, streamed and whole; when faults strike; outages."""
 
+import asyncio
 import json
+import zlib
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,11 +15,15 @@ from escalade_server.provider_simulator import (
     ScenarioError,
     Simulator,
 )
+from escalade_server.provider_simulator.odd_wire import ODD_JSON
 from escalade_server.provider_simulator.scenario import ProviderScript
 from escalade_server.provider_simulator.vendor_errors import BY_VENDOR, HTTP_KINDS, error_of
+from escalade_server.provider_simulator.vendors import VENDORS
 from tests.provider_simulator.calls import (
+    KEY,
     PATIENT_S,
     QUIET_S,
+    Caller,
     Reply,
     faulty,
     one_model,
@@ -36,6 +43,9 @@ UNANSWERED_ENDS = [
     (K.HTML_200, 200, "eof"),
     (K.EMPTY_200, 200, "eof"),
 ]
+BOMBS = [K.DEEP_JSON, K.HUGE_NUMBER]
+ENDLESS = [(K.ENDLESS_LINE, 1), (K.HUGE_EVENT, 10_000)]
+HEADS = [K.LENGTH_TOO_LONG, K.LENGTH_TOO_SHORT, K.LENGTH_AND_CHUNKED, K.HEADER_FLOOD]
 BROKEN_ENDS = [
     (K.STALL, "silent"),
     (K.CUT, "reset"),
@@ -58,7 +68,13 @@ TOLD_WHOLE = [
 ELSEWHERE = [
     K.ONLY_COMMENTS,
     K.GARBAGE_JSON,
-    K.ENDLESS_LINE,
+    K.GZIP_BOMB,
+    K.SLOW_DRIP,
+    K.INTERLEAVED_CALLS,
+    K.PROMPT_FILTERED,
+    K.MALFORMED_CALL,
+    K.ACCOUNT_LIMITED,
+    K.WINDOW_EXCEEDED,
     K.CONTENT_FILTER,
     K.REFUSAL,
     K.CUT_SHORT,
@@ -71,9 +87,9 @@ def patience(end: str) -> float:
 
 
 def test_every_kind_has_its_test() -> None:
-    tested = {kind for kind, *_ in [*UNANSWERED_ENDS, *BROKEN_ENDS]}
+    tested = {kind for kind, *_ in [*UNANSWERED_ENDS, *BROKEN_ENDS, *ENDLESS]}
 
-    assert tested | {*TOLD_WHOLE, *ELSEWHERE} | HTTP_KINDS == set(FaultKind)
+    assert tested | {*TOLD_WHOLE, *ELSEWHERE, *BOMBS, *HEADS} | HTTP_KINDS == set(FaultKind)
 
 
 @pytest.mark.parametrize("kind", sorted(HTTP_KINDS))
@@ -81,14 +97,16 @@ async def test_refusals_refuse(kind: FaultKind) -> None:
     vendor = next(name for name in BY_VENDOR if error_of(name, kind))
     row = error_of(vendor, kind)
     async with playing(faulty(kind, vendor)) as caller:
-        streamed = await caller.chat(vendor, stream=True)
-        whole = await caller.chat(vendor)
+        streamed = await caller.home(vendor, stream=True)
+        whole = await caller.home(vendor, stream=False)
 
     assert row is not None
     assert streamed.status == whole.status == row.status >= 300
     assert streamed.headers["Content-Type"] == row.content_type
-    assert streamed.body == whole.body or "retry" in row.body
-    assert streamed.headers["x-request-id"] != whole.headers["x-request-id"]
+    assert streamed.body == whole.body or "retry" in row.body or "request_id" in row.body
+    name = VENDORS[vendor].request_id_header or ""
+    ids = [reply.headers.get(name) for reply in (streamed, whole)]
+    assert vendor == "google" or ids[0] != ids[1]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -176,13 +194,103 @@ async def test_garbage_stands_between_good_frames() -> None:
         assert whole.json
 
 
-async def test_a_line_without_end() -> None:
-    async with playing(faulty(K.ENDLESS_LINE)) as caller:
+@pytest.mark.parametrize("kind", BOMBS)
+async def test_bombs_stand_between_good_frames_or_for_the_answer(kind: FaultKind) -> None:
+    async with playing(faulty(kind)) as caller:
+        reply = await caller.chat(stream=True, bytes_max=3_000_000)
+        whole = await caller.chat(bytes_max=3_000_000)
+
+    bomb = ODD_JSON[kind]
+    assert (reply.body.count(b"data: " + bomb + b"\n\n"), whole.body) == (1, bomb)
+    assert reply.frames[-1] == "[DONE]"
+    assert bomb.count(b"[") == 100_000 or bomb.count(b"9") == 1_000_000
+
+
+async def test_a_small_body_that_unpacks_to_256_mebibytes() -> None:
+    async with playing(faulty(K.GZIP_BOMB)) as caller:
+        url = caller.simulator.provider_url("openai") + "/chat/completions"
+        body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
+        async with caller.session.post(
+            url, json=body, headers=KEY, auto_decompress=False
+        ) as response:
+            packed = await response.read()
+            encoding = response.headers["Content-Encoding"]
+
+    unpacker = zlib.decompressobj(31)
+    size, rest = 0, packed
+    while rest:
+        size += len(unpacker.decompress(rest, 4_194_304))
+        rest = unpacker.unconsumed_tail
+    assert (encoding, size) == ("gzip", 268_435_456)
+    assert len(packed) < 300_000
+
+
+@pytest.mark.parametrize(("kind", "lines"), ENDLESS)
+async def test_what_never_ends(
+    kind: FaultKind, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with playing(faulty(kind)) as caller:
         reply = await caller.chat(stream=True, bytes_max=2_000_000)
         whole = await caller.chat(bytes_max=2_000_000)
+        ledger = caller.simulator.ledger
+        await settled(lambda: ledger().of("openai", "m").disconnects == 2)
 
     assert reply.end == whole.end == "endless"
-    assert len(reply.body.split(b"\n")[-1]) > 1_900_000
+    last = reply.body.split(b"\n\n")[-1]
+    assert len(last) > 1_900_000
+    assert last.count(b"data: ") >= lines
+    assert caplog.records == [], "a client that leaves is no news"
+
+
+async def test_a_slow_drip_is_alive_and_gets_nowhere() -> None:
+    async with playing(faulty(K.SLOW_DRIP)) as caller:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await caller.chat(stream=True)
+        ledger = caller.simulator.ledger
+        await settled(lambda: ledger().of("openai", "m").requests_billed)
+        counted = ledger().of("openai", "m")
+
+    assert (counted.disconnects, counted.requests_finished) == (1, 0)
+    assert 1 <= counted.output_tokens < 5
+
+
+async def raw_answer(caller: Caller) -> bytes:
+    """All that comes over the socket, past any HTTP client."""
+    address = urlsplit(caller.simulator.base_url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    body = b'{"model":"m","messages":[{"role":"user","content":"x"}]}'
+    head = "POST /openai/v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\n"
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    found = await reader.read()
+    writer.close()
+    return found
+
+
+@pytest.mark.parametrize("kind", HEADS)
+async def test_heads_that_lie_or_never_end(kind: FaultKind) -> None:
+    async with playing(faulty(kind)) as caller:
+        head, _, body = (await raw_answer(caller)).partition(b"\r\n\r\n")
+        counted = caller.simulator.ledger().of("openai", "m")
+
+    fields = dict(line.split(": ") for line in head.decode().lower().split("\r\n")[1:])
+    length = int(fields["content-length"])
+    if kind is K.LENGTH_AND_CHUNKED:
+        assert fields["transfer-encoding"] == "chunked"
+        size, _, body = body.removesuffix(b"\r\n0\r\n\r\n").partition(b"\r\n")
+        assert int(size, 16) == len(body)
+    told = {K.LENGTH_TOO_LONG: len(body) + 1_000, K.LENGTH_TOO_SHORT: len(body) // 2}
+    assert length == told.get(kind, len(body))
+    assert len(fields) > 10_000 or kind is not K.HEADER_FLOOD
+    assert json.loads(body)["choices"][0]["message"]["content"] == TEXT
+    assert (counted.requests_finished, counted.output_tokens) == (1, 5)
+
+
+async def test_a_stream_shorter_than_its_length_is_cut() -> None:
+    async with playing(faulty(K.LENGTH_TOO_LONG)) as caller:
+        reply = await caller.chat(stream=True)
+
+    assert (reply.status, reply.end, reply.text) == (200, "truncated", TEXT)
 
 
 def comparable(reply: Reply) -> tuple[str, list[str], bool]:

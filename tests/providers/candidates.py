@@ -5,13 +5,15 @@ from escalade_server.core.commands import Candidate
 from escalade_server.core.money import Price
 
 
-def candidate(provider: str, wire_id: str, output_tokens_max: int = 4_096) -> Candidate:
+def candidate(
+    provider: str, wire_id: str, output_tokens_max: int = 4_096, dialect: str = "openai"
+) -> Candidate:
     model = Model(
         provider=provider,
         account="default",
         id=wire_id,
         wire_id=wire_id,
-        dialect="openai",
+        dialect=dialect,
         layer="free",
         layer_index=0,
         position=0,

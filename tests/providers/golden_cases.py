@@ -65,7 +65,8 @@ def part(told: Json) -> Part:
         case {"call": [call_id, name, arguments]}:
             return ToolCall(call_id, name, arguments)
         case {"result": [call_id, text]}:
-            return ToolResult(call_id, text)
+            error, cache = told.get("error", False), told.get("cache", False)
+            return ToolResult(call_id, text, is_error=error, cache_hint=cache)
         case {"reasoning": text}:
             return Reasoning(text)
         case {"state": [dialect, model, data]}:

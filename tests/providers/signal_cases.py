@@ -1,5 +1,6 @@
 """The cases of tests/providers/signals, and what the rules make of them."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,12 +9,15 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from escalade_server.core.commands import Candidate
 from escalade_server.core.failure import Failure, FailureClass, Scope
 from escalade_server.providers import error_body
+from escalade_server.providers.gemini_decode import beside_the_window
 from escalade_server.providers.signals import Vendor, judge
+from tests.providers.candidates import candidate
 
 FOLDER = Path(__file__).parent / "signals"
-KEYS = {"row", "status", "headers", "body", "is", "code", "scope", "reset"}
+KEYS = {"row", "status", "headers", "near_window", "body", "is", "code", "scope", "reset"}
 NOW_MS = 1_795_586_400_000  # Wednesday 2026-11-25, 06:00 UTC
 
 
@@ -36,6 +40,7 @@ class Case:
     status: int
     headers: Mapping[str, str]
     body: object
+    near_window: bool
     expected: Outcome
 
     @property
@@ -49,6 +54,9 @@ class Case:
             evidence = error_body.read(self.status, self.headers, self.raw)
         else:
             evidence = error_body.examine(200, self.headers, self.body)
+        model = candidate(self.vendor, "m").model
+        full = dataclasses.replace(model, context_tokens=500 if self.near_window else 1_000)
+        evidence = beside_the_window(evidence, Candidate(full, 600, 0, 100))
         return judge(vendor, vendor.name, evidence, NOW_MS)
 
     def outcome(self, vendor: Vendor) -> Outcome:
@@ -87,6 +95,7 @@ def cases() -> list[Case]:
                     entry["status"],
                     entry.get("headers", {}),
                     entry["body"],
+                    entry.get("near_window", False),
                     expected,
                 )
             )

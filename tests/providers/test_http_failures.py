@@ -146,6 +146,36 @@ async def test_each_break_has_its_kind_and_the_prompt_goes_out_once(
     assert server.bodies == [PROMPT]
 
 
+@pytest.mark.parametrize(
+    "garbage", [b"zz\r\nhello\r\n", b"5\r\nhelloXX\r\n"], ids=["size", "end"]
+)
+async def test_a_broken_framing_ends_the_read_that_waits(
+    client: HttpClient, garbage: bytes
+) -> None:
+    reading = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(CHUNKED)
+        await peer.chunk(b"hello")
+        await reading.wait()
+        await peer.send(garbage)
+        await peer.gone()
+
+    async with serve(script) as server:
+        response = await client.open(post(server.url))
+        assert await response.read() == b"hello"
+        asyncio.get_running_loop().call_later(0.01, reading.set)
+        async with asyncio.timeout(1):
+            with pytest.raises(TransportFailure) as first:
+                while await response.read():
+                    pass
+            with pytest.raises(TransportFailure) as second:
+                await response.read()
+        response.close(abort=False)
+    assert first.value.kind is second.value.kind is TransportKind.PROTOCOL
+
+
 @pytest.mark.parametrize("status", ["301 M", "302 F", "303 S", "307 T", "308 P"])
 async def test_a_redirect_is_an_answer(client: HttpClient, status: str) -> None:
     async with serve(answering) as canary:

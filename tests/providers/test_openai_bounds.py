@@ -21,7 +21,7 @@ from escalade_server.core.task import (
     ToolCall,
 )
 from escalade_server.engine.ports import ProviderFailure
-from escalade_server.providers import openai_decode
+from escalade_server.providers import decoding
 from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.openai_chat import OpenAIChat
 from escalade_server.providers.openai_decode import OpenAIDecoder
@@ -67,7 +67,7 @@ def test_an_endless_event_ends_the_answer() -> None:
 
 
 def test_an_endless_whole_body_ends_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_decode, "BODY_BYTES_MAX", 1_000)
+    monkeypatch.setattr(decoding, "BODY_BYTES_MAX", 1_000)
     told = decode(decoder(), [b'{"a":"', *[b"x" * 100] * 10])
     assert protocol_code(told) == "body_too_long"
 
@@ -102,7 +102,7 @@ def test_a_chunk_of_nothing_is_none() -> None:
 
 
 def test_reasoning_too_long_to_hand_back_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_decode, "STATE_CHARS_MAX", 10)
+    monkeypatch.setattr(decoding, "STATE_CHARS_MAX", 10)
     made = decoder("deepseek")
     for _ in range(100):
         made.feed(frame({"reasoning_content": "12345"}))

@@ -114,6 +114,7 @@ def test_the_limit_that_is_used_up_decides() -> None:
         ("resets at 2026-11-25T14:00:05+08:00", 5_000),
         ("resets at 2020-11-25T06:00:05Z", 0),
         ("resets at 2126-11-25T06:00:05Z", LAST),
+        ("You will regain access on 2026-11-25 at 06:02 UTC.", 120_000),
         ("resets at 2026-13-25T06:00:05Z", None),
         ("resets at noon", None),
         ("", None),
@@ -148,6 +149,12 @@ def test_a_wait_in_a_text(text: str, offset: int | None) -> None:
         (Window.MONTH, "2026-11-25T06:00", "2026-12-01T00:00"),
         (Window.MONTH, "2026-12-31T23:59", "2027-01-01T00:00"),
         (Window.MONTH, "2028-02-29T12:00", "2028-03-01T00:00"),
+        (Window.PACIFIC_DAY, "2026-11-25T06:00", "2026-11-25T08:00"),
+        (Window.PACIFIC_DAY, "2026-11-25T08:00", "2026-11-26T08:00"),
+        (Window.PACIFIC_DAY, "2026-07-01T06:59", "2026-07-01T07:00"),
+        (Window.PACIFIC_DAY, "2026-11-01T07:00", "2026-11-02T08:00"),  # a day of 25 hours
+        (Window.PACIFIC_DAY, "2027-03-14T12:00", "2027-03-15T07:00"),  # and one of 23
+        (Window.TEN_MINUTES, "2026-11-25T06:00", "2026-11-25T06:10"),
     ],
 )
 def test_the_end_of_a_calendar_window(window: Window, now: str, end: str) -> None:

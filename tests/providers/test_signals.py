@@ -13,7 +13,9 @@ from escalade_server.core.failure import FailureClass, Scope
 from escalade_server.providers import bounded_json, error_body
 from escalade_server.providers.resets import Window
 from escalade_server.providers.signal_tables import (
+    ANTHROPIC_DIALECT,
     COMPATIBLE,
+    GEMINI_DIALECT,
     OPENAI_DIALECT,
     VENDORS,
     vendor_of,
@@ -28,7 +30,7 @@ RANGE = 20
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.vendor}: {case.row}")
 def test_a_signal_means_what_the_table_says(case: Case) -> None:
-    assert case.outcome(vendor_of(case.vendor)) == case.expected
+    assert case.outcome(VENDORS[case.vendor]) == case.expected
     if not case.status:
         assert error_body.is_error(case.body)
 
@@ -86,11 +88,16 @@ def test_no_row_of_a_vendor_is_idle(name: str) -> None:
     assert survivors(own, VENDORS[name].own, shared=False) == []
 
 
-def test_no_shared_row_is_idle() -> None:
-    assert survivors(CASES, OPENAI_DIALECT, shared=True) == []
+DIALECTS = {"openai": OPENAI_DIALECT, "anthropic": ANTHROPIC_DIALECT, "gemini": GEMINI_DIALECT}
 
 
-@pytest.mark.parametrize("name", ["openai", "openrouter", "compatible"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_no_row_of_a_dialect_is_idle(dialect: str) -> None:
+    cases = [case for case in CASES if VENDORS[case.vendor].dialect == dialect]
+    assert survivors(cases, DIALECTS[dialect], shared=True) == []
+
+
+@pytest.mark.parametrize("name", ["openai", "openrouter", "compatible", "anthropic"])
 def test_no_reset_header_is_idle(name: str) -> None:
     vendor = VENDORS[name]
     own = [case for case in CASES if case.vendor == name]
@@ -107,7 +114,14 @@ def test_codes_come_before_types_before_statuses_before_text(vendor: Vendor) -> 
 
 
 def test_an_unknown_provider_is_a_compatible_server() -> None:
-    assert vendor_of("somebody-else") is COMPATIBLE
+    assert vendor_of("somebody-else", "openai") is COMPATIBLE
+
+
+def test_an_unknown_provider_goes_by_the_dialect_it_speaks() -> None:
+    assert vendor_of("somebody-else", "anthropic") is VENDORS["anthropic"]
+    assert vendor_of("somebody-else", "gemini") is VENDORS["google"]
+    assert vendor_of("minimax", "anthropic") is VENDORS["anthropic"]
+    assert vendor_of("minimax", "openai") is VENDORS["minimax"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.vendor}: {case.row}")
@@ -115,7 +129,7 @@ def test_a_failure_repeats_nothing_of_the_body(case: Case) -> None:
     secret = "sk-Secret prompt"
     marked = re.sub(r'"message": ?"', f'"message": "{secret} ', case.raw.decode())
     marked = marked.replace('"flagged_input":"', f'"flagged_input":"{secret}')
-    vendor = vendor_of(case.vendor)
+    vendor = VENDORS[case.vendor]
     evidence = error_body.read(case.status or 200, case.headers, marked.encode())
     failure = judge(vendor, vendor.name, evidence, NOW_MS)
     assert secret not in repr(failure)
@@ -136,6 +150,7 @@ def test_an_unknown_code_is_not_repeated_and_the_same_error_has_the_same_hash() 
 
 KEYS = [
     *("error", "code", "type", "status", "message", "metadata", "headers", "availability"),
+    *("details", "reason", "violations", "quotaId", "quotaValue", "retryDelay", "error_code"),
     *("base_resp", "status_code", "status_msg", "detail", "payment", "error_type", "reasons"),
 ]
 json_values = st.recursive(

@@ -35,7 +35,7 @@ SETTLE_S = 5.0
 GRACE_S = 2.0
 STOPPED = 130
 """Exit code of a command that a signal ended, as shells have it."""
-LEGEND = "+ answered   > after a fallback   ^ escalated   v downgraded   ($: value at list price)"
+LEGEND = "+ answered  > by fallback  ^ escalated  v downgraded  ($: value at list price)"
 PROVIDERS = tuple(scenario().providers)
 
 

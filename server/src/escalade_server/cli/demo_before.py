@@ -67,7 +67,11 @@ def _ask(connection: HTTPConnection, path: str, chore: Chore) -> tuple[int, str]
     body = {"model": FREE_MODEL[1], "messages": [{"role": "user", "content": chore.prompt}]}
     connection.request("POST", path, json.dumps(body), HEADERS)
     response = connection.getresponse()
-    told = json.loads(response.read())
+    told = response.read()
     if response.status == OK:
         return OK, ""
-    return response.status, str(told["error"]["message"]).partition(". ")[0]
+    try:
+        words = str(json.loads(told)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        words = told.decode(errors="replace")
+    return response.status, words.partition(". ")[0]

@@ -17,8 +17,8 @@ from escalade.v1.operations_service_pb2 import (
 )
 from escalade_server.cli import output
 
-NARROW, WIDE = 12, 24
-"""Widths of a bar and of a state, on a terminal of 80 columns and of 120."""
+NARROW, WIDE = 12, 27
+"""Width of a bar and of a state, on a terminal of 80 columns and of 120."""
 WIDE_FROM = 110
 NANOS = QuotaUnit.QUOTA_UNIT_NANO_USD
 OK = VerdictClass.VERDICT_CLASS_OK

@@ -23,6 +23,8 @@ from escalade_server.cli.demo_day import Step
 INDENT = " " * 6
 TITLE, MODEL, LAYER = 29, 16, 19
 WRITING_LINES = 3
+CHANGE = "change "
+"""Begins the keys of changes of layer, which the story of the task explains best."""
 LEAST_ROWS = 20
 """On a lower terminal there is no room for the panel's bars."""
 LESSONS = {
@@ -87,7 +89,7 @@ class Screen:
                 is_open = model.circuit == CircuitState.CIRCUIT_STATE_OPEN
                 if is_open and model.target.provider not in self._opened:
                     self._opened.add(model.target.provider)
-                    self._explain("breaker", f"{model.detail}: circuit open", "red")
+                    self._explain("breaker", f"circuit open: {model.detail}", "red")
         if self._out.is_terminal:
             self._live.refresh()
 
@@ -113,7 +115,8 @@ class Screen:
         notes = [note for event in done.events for note in self._notes(event, done.chore.type)]
         answer = done.answer
         self._usual[done.chore.type] = answer.model
-        self._print(self._line(done, answer, is_changed=bool(answer.escalations)))
+        is_changed = bool(answer.escalations)
+        self._print(self._line(done, answer, is_changed=is_changed))
         for attempt in answer.attempts:
             if attempt.failure_class == "QUOTA_WINDOW":
                 text = f"{attempt.model.model} says itself that its quota is used up"
@@ -126,7 +129,7 @@ class Screen:
                 continue
             self._seen.add(key)
             is_news = True
-            self._explain(lesson, text, style)
+            self._explain(lesson, text, style, answer.story if key.startswith(CHANGE) else "")
         return is_news
 
     def writing(self, text: str) -> None:
@@ -165,11 +168,11 @@ class Screen:
                 key = f"fallback {names} {event.failure_class}"
                 return [(key, "fallback", f"fallback {names}: {detail}", "cyan")]
             case escalade.Escalated(reason=reason, kind=change):
-                key = f"{event.from_layer} {event.to_layer} {reason} {change}"
+                key = f"{CHANGE}{event.from_layer} {event.to_layer} {reason} {change}"
                 lesson = reason if reason in LESSONS else "escalated"
-                word = "downgraded" if change == "DOWNGRADE" else "escalated"
-                way = f"{event.from_layer} → {event.to_layer}"
-                text = f"{word} {way}, {reason}: {event.detail}"
+                text = f"escalated {event.from_layer} → {event.to_layer}: {reason}"
+                if change == "DOWNGRADE":
+                    text = f"downgraded to {event.to_layer}"
                 return [(key, lesson, text, demo_panel.colour(self._status, event.to_layer))]
             case _:
                 return []
@@ -191,9 +194,11 @@ class Screen:
         line.append(f"{paid:>7}", "dim" if paid == "free" else style)
         return line
 
-    def _explain(self, lesson: str, text: str, style: str) -> None:
-        """Say what happened; and, the first time, what that means."""
+    def _explain(self, lesson: str, text: str, style: str, story: str = "") -> None:
+        """Say what happened, in the service's own words; and, the first time, what that means."""
         self._print_wrapped(text, f"bold {style}")
+        if story:
+            self._print_wrapped(story, "italic")
         if lesson not in self._seen:
             self._seen.add(lesson)
             self._print_wrapped(LESSONS[lesson], "dim")

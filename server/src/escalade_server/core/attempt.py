@@ -12,6 +12,8 @@ from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.rules import Rules
 from escalade_server.core.task import FinishReason, Usage
 
+_WHOLE = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS)
+
 
 @dataclass(slots=True)
 class Live:
@@ -73,12 +75,9 @@ class Live:
     @property
     def is_empty(self) -> bool:
         """True for an answer without content that is not a refusal or filter of its own."""
-        whole = self.finish is not None and self.finish.reason in (
-            FinishReason.STOP,
-            FinishReason.LENGTH,
-            FinishReason.TOOL_CALLS,
-        )
-        return whole and not self.fold.has_content
+        if self.fold.has_content or self.finish is None:
+            return False
+        return self.finish.reason in _WHOLE
 
     def patience_ms(self, rules: Rules) -> int:
         """Instant at which a silent provider has been silent for too long (R24, R26)."""

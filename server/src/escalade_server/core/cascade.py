@@ -53,6 +53,9 @@ class _State(Enum):
     ENDED = auto()
 
 
+_CALLING, _PAUSED, _ENDED = _State.CALLING, _State.PAUSED, _State.ENDED  # faster than the enum
+
+
 class Cascade:
     """The whole interface is ``handle`` and ``wake_at_ms``; ``closed`` says that all is booked."""
 
@@ -78,21 +81,18 @@ class Cascade:
     @property
     def closed(self) -> bool:
         """True when the task has ended and nothing of it is left to settle."""
-        rest = self._diary.unsettled or self._calling.draining or self._choice
-        return self._state is _State.ENDED and not rest
+        ended = self._state is _ENDED
+        return ended and not (self._diary.unsettled or self._calling.draining or self._choice)
 
     @property
     def wake_at_ms(self) -> int | None:
         """When ``TimePassed`` is wanted at the latest; None for never."""
-        match self._state:
-            case _State.ENDED | _State.SETTLING:
-                return self._calling.wake_at_ms
-            case _State.CALLING:
-                return min(self._request.deadline_ms, self._calling.wake_at_ms or 0)
-            case _State.PAUSED:
-                return min(self._request.deadline_ms, self._resume_ms)
-            case _State.NEW | _State.RESERVING:
-                return self._request.deadline_ms
+        state, deadline_ms = self._state, self._request.deadline_ms
+        if state is _CALLING:
+            return min(deadline_ms, self._calling.wake_at_ms or 0)
+        if state is _PAUSED:
+            return min(deadline_ms, self._resume_ms)
+        return self._calling.wake_at_ms if state in (_ENDED, _State.SETTLING) else deadline_ms
 
     def handle(self, event: events.Event, *, now_ms: int) -> tuple[commands.Command, ...]:
         """Take one event and answer what is to be done. Late news is ignored."""

@@ -9,6 +9,8 @@ from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.standing import Bench
 from escalade_server.core.task import Basis
 
+_REQUESTS, _TOKENS = Unit.REQUESTS, Unit.TOKENS
+
 
 class Candidate(NamedTuple):
     """One model with the bounds of a call: what a reservation of it would hold (C2, R13).
@@ -24,9 +26,10 @@ class Candidate(NamedTuple):
 
     def amount(self, counter: Counter) -> int:
         """Units that this call holds in a counter."""
-        if counter.unit is Unit.REQUESTS:
+        unit = counter.unit
+        if unit is _REQUESTS:
             return 1
-        return self.tokens if counter.unit is Unit.TOKENS else self.nanos
+        return self.tokens if unit is _TOKENS else self.nanos
 
 
 class Reserve(NamedTuple):

@@ -33,6 +33,7 @@ class NoWay:
     metadata: tuple[tuple[str, str], ...] = ()
 
 
+_OK = AttemptStatus.OK
 _SHUT = (VerdictClass.POLICY, VerdictClass.UNFIT, VerdictClass.REJECTED)
 
 
@@ -132,10 +133,12 @@ def report(
 ) -> Report:
     """Put the whole record together; ``failed`` says in words why there is no answer."""
     request, attempts = diary.request, diary.attempts
-    winner = next((a for a in reversed(attempts) if a.status is AttemptStatus.OK), None)
+    good = [a for a in attempts if a.status is _OK]
+    winner = good[-1] if good else None
     total = _sum([a.usage for a in attempts])
-    answer_usage = winner.usage if winner else Usage()
-    baseline = diary.catalog.baseline
+    baseline, instead = diary.catalog.baseline, None
+    if baseline is not None and winner is not None:
+        instead = cost_nanos(winner.usage, baseline.price)
     allowed = request.constraints.allowed_models
     return Report(
         request_id=request.id,
@@ -147,13 +150,13 @@ def report(
         attempts=tuple(attempts),
         skips=tuple(diary.skips.values()),
         usage=total,
-        list_nanos=sum(a.list_nanos for a in attempts),
-        charged_nanos=sum(a.charged_nanos for a in attempts),
+        list_nanos=sum([a.list_nanos for a in attempts]),
+        charged_nanos=sum([a.charged_nanos for a in attempts]),
         baseline_model=baseline.id if baseline else "",
-        baseline_nanos=cost_nanos(answer_usage, baseline.price) if baseline and winner else None,
+        baseline_nanos=instead,
         started_ms=diary.started_ms,
         ended_ms=now_ms,
-        story=story(diary, winner, baseline, now_ms, failed),
+        story=story(diary, winner, instead, now_ms, failed),
         headroom=room,
         earliest_ms=earliest_ms,
     )
@@ -172,22 +175,22 @@ def _sum(usages: list[Usage]) -> Usage:
 
 
 def story(
-    diary: Diary, winner: AttemptRecord | None, baseline: Model | None, now_ms: int, failed: str
+    diary: Diary, winner: AttemptRecord | None, instead: int | None, now_ms: int, failed: str
 ) -> str:
-    """Tell the task in one sentence (DESIGN 6)."""
+    """Tell the task in one sentence; ``instead`` are the nanos of the baseline (DESIGN 6)."""
     seen = diary.look.assessment
     parts = [f"Score {words.points(seen.score_micro)} → {seen.start_layer}"]
-    verb = {EscalationReason.DOWNGRADE: "downgraded"}
-    failures = {a.number: a for a in diary.attempts if a.status is not AttemptStatus.OK}
+    failures = [a for a in diary.attempts if a.status is not _OK]
     told = set[int]()
     for escalation in diary.escalations:
         if escalation.to_layer == seen.start_layer and escalation is diary.escalations[0]:
             continue
         if escalation.failed_attempt:
             told.add(escalation.failed_attempt)
-        did = verb.get(escalation.reason, "escalated")
+        down = escalation.reason is EscalationReason.DOWNGRADE
+        did = "downgraded" if down else "escalated"
         parts.append(f"{escalation.detail}, so {did} to {escalation.to_layer}")
-    fell = [a for number, a in failures.items() if number not in told]
+    fell = [a for a in failures if a.number not in told]
     parts[1:1] = [f"{a.model.id} failed ({_why(a.failure, a.detail)})" for a in fell]
     took = f"{(now_ms - diary.started_ms) / 1000:.1f} s"
     if winner is None:
@@ -195,10 +198,10 @@ def story(
     parts.append(f"answered by {winner.model.id}")
     paid = [a.list_nanos for a in diary.attempts if a.model.is_paid]
     figures = f"{took}, {words.usd(sum(paid)) if any(paid) or winner.model.is_paid else 'free'}"
-    if baseline is None or winner.model is baseline:
+    baseline = diary.catalog.baseline
+    if baseline is None or instead is None or winner.model is baseline:
         return f"{'; '.join(parts)}: {figures}"
-    instead = words.usd(cost_nanos(winner.usage, baseline.price))
-    return f"{'; '.join(parts)}: {figures}; {baseline.id} would have cost {instead}"
+    return f"{'; '.join(parts)}: {figures}; {baseline.id} would have cost {words.usd(instead)}"
 
 
 def _why(failure: FailureClass | None, detail: str) -> str:

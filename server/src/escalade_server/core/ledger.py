@@ -24,6 +24,9 @@ class Room(Enum):
     """Larger than the whole window or cap, or nothing is allowed at all."""
 
 
+_FITS = Room.FITS
+
+
 class Amounts(NamedTuple):
     """What one attempt holds or uses; a counter of a unit takes the field at ``FIELD[unit]``."""
 
@@ -63,7 +66,7 @@ def room(balance: Balance, limit: int, amount: int) -> Room:
     A limit of 0 allows nothing, not even an amount of 0 (R18, G7).
     """
     if balance.spent + balance.held + amount <= limit and limit:
-        return Room.FITS
+        return _FITS
     if amount > limit or not limit:
         return Room.NEVER_FITS
     return Room.HELD if balance.spent + amount <= limit else Room.SPENT
@@ -80,7 +83,7 @@ def denial(candidate: Candidate, balances: Sequence[Balance]) -> Denial | None:
     for counter, balance in zip(candidate.model.counters, balances, strict=True):
         amount = candidate.amount(counter)
         verdict = room(balance, counter.limit, amount)
-        if verdict is Room.FITS:
+        if verdict is _FITS:
             continue
         rank = (verdict.value, balance.ends_ms)
         if worst is None or rank > worst:

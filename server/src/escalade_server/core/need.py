@@ -17,6 +17,7 @@ OUTPUT_TOKENS_FIRST = 512
 
 
 NO_LIMITS = Constraints()
+_NO_FEATURES = frozenset[Feature]()
 
 
 class Need(NamedTuple):
@@ -70,6 +71,8 @@ def layer_index(catalog: Catalog, name: str, default: int) -> int:
 
 
 def _features(request: Request, image_count: int) -> frozenset[Feature]:
+    if not request.tools and not image_count and request.response_format.kind is FormatKind.TEXT:
+        return _NO_FEATURES
     needed = []
     if request.tools:
         needed.append(Feature.TOOLS)
@@ -87,7 +90,8 @@ def need_of(request: Request, catalog: Catalog, task_type: TaskType, text_bytes:
     envelope = MESSAGE_TOKENS * (len(request.messages) + len(request.tools) + 1)
     image_tokens = IMAGE_TOKENS_BOUND * image_count
     aliases = catalog.capability_aliases
-    stated = frozenset([aliases.get(c, c) for c in task.capabilities])
+    words = task.capabilities
+    stated = frozenset([aliases.get(c, c) for c in words]) if words else None
     estimate = text_bytes // complexity.BYTES_PER_TOKEN + envelope // 4 + image_tokens // 32
     return Need(
         input_bound=text_bytes + envelope + image_tokens,

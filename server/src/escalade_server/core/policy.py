@@ -57,6 +57,15 @@ class View(NamedTuple):
     now_ms: int
     require: bool
     """``capability_matching: require``."""
+    plain: bool = False
+    """Known: only absence, window, consent and room can stand against a model; see ``view``."""
+
+
+def view(need: Need, seen: Experience, standing: Standing, now_ms: int, *, require: bool) -> View:
+    """Make a view, and see once what need not be looked for at each model."""
+    odd = need.restricted or need.features or require or seen.eventful
+    plain = not (odd or standing.benches or standing.circuits)
+    return View(need, seen, standing, now_ms, require, plain)
 
 
 def limits(model: Model, layer: Layer, need: Need) -> Verdict | None:
@@ -154,19 +163,14 @@ def _full(counter: Counter, balance: Balance, *, held_only: bool) -> Verdict:
     return _new(Verdict, (cls, cause, "", until, None, counter, spent + held))
 
 
-def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | None]:
-    """Say what stands against a model for this task, the most lasting reason first (R5).
-
-    A model that is ``ok`` comes with its candidate. This is asked for every model of every layer
-    that is passed, so each check that most tasks do not need is behind a test of its own, and a
-    full window of requests is seen without working out the bounds of a call.
-    """
-    need, seen, standing, now_ms, require = view
-    balances, absence, window = standing.balances, model.absence, model.context_tokens
+def _lasting(model: Model, layer: Layer, view: View) -> Verdict | None:
+    """What stands against a model but room, the most lasting reason first (R5)."""
+    need, seen, standing, now_ms, require, _ = view
     verdict: Verdict | None = None
+    absence = model.absence
     if need.restricted or layer.consent_required:
         verdict = limits(model, layer, need)
-    if window is not None or need.features or require:
+    if model.context_tokens is not None or need.features or require:
         verdict = verdict or _fit(model, view)
     if seen.eventful:
         verdict = verdict or _in_this_task(model, layer, seen)
@@ -175,8 +179,24 @@ def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | 
         verdict = Verdict(VerdictClass.DOWN, cause, absence.detail, NEVER_MS)
     if standing.benches or standing.circuits:
         verdict = verdict or _health(model, standing, now_ms)
-    if verdict is not None:
-        return verdict, None
+    return verdict
+
+
+def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | None]:
+    """Say what stands against a model for this task, the most lasting reason first (R5).
+
+    A model that is ``ok``, and no other, comes with its candidate. This is asked for every model
+    of every layer that is passed, so what most tasks do not need is behind one test, and a full
+    window of requests is seen without working out the bounds of a call.
+    """
+    need, _, standing, now_ms, _, plain = view
+    window = model.context_tokens
+    fits = window is None or need.input_estimate <= window
+    if not (plain and fits and model.absence is None) or layer.consent_required:
+        verdict = _lasting(model, layer, view)
+        if verdict is not None:
+            return verdict, None
+    balances = standing.balances
     for counter in model.request_counters:
         balance = balances.get(counter.key)
         if balance is not None:
@@ -185,7 +205,8 @@ def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | 
                 full = (_RATE, _WINDOW_FULL, "", ends_ms, None, counter, spent + held)
                 return _new(Verdict, full), None
     candidate = need.candidate(model, standing.output_means.get(model.key))
-    return _room(candidate, view) or OK, candidate
+    why = _room(candidate, view)
+    return (OK, candidate) if why is None else (why, None)
 
 
 def _denied(denial: Denial, model: Model) -> Verdict:

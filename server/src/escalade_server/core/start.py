@@ -16,6 +16,7 @@ def jump_target(catalog: Catalog, units: int) -> int:
     named = [
         (layer.index, t)
         for layer in catalog.layers
+        if layer.triggers
         for t in layer.triggers
         if isinstance(t, ComplexityTrigger) and t.comparison in (Comparison.GT, Comparison.GE)
     ]
@@ -35,8 +36,9 @@ def capability_start(catalog: Catalog, need: Need, kind: TaskType) -> int:
         return last if pinned < 0 else min(pinned - 1, last)
     if need.capabilities:
         for layer in catalog.layers:
-            if any(need.matches(model) for model in layer.models):
-                return layer.index
+            for model in layer.models:
+                if need.matches(model):
+                    return layer.index
     return 0
 
 
@@ -59,7 +61,9 @@ def start(
         wanted, clamped = need.lowest, Clamp.LOWEST_LAYER
     elif wanted > need.highest:
         wanted, clamped = need.highest, Clamp.HIGHEST_LAYER
-    down = range(wanted, -1, -1)
+    if admits(catalog.layers[wanted], need):
+        return wanted, target, clamped
+    down = range(wanted - 1, -1, -1)
     index = next((i for i in down if admits(catalog.layers[i], need)), wanted)
     if index != wanted:
         clamped = _clamp_of(catalog.layers[index + 1], need)

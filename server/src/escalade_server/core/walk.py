@@ -166,7 +166,7 @@ class Walk:
             verdict = denied.get(model.position) if denied else None
             if verdict is None:
                 verdict, candidate = policy.judge(model, layer, view)
-                if candidate is not None and verdict is OK:
+                if candidate is not None:
                     good.append(candidate)
                     continue
             skips.append(_new(Skip, (name, model, verdict)))
@@ -175,7 +175,7 @@ class Walk:
     def step(self, standing: Standing, now_ms: int, refused: tuple[Skip, ...] = ()) -> Step:
         """Find the next candidates; ``refused`` is what the store has just denied."""
         require = self.catalog.rules.require_capability
-        view = policy.View(self.need, self.seen, standing, now_ms, require)
+        view = policy.view(self.need, self.seen, standing, now_ms, require=require)
         skips, surveys, untriggered = list(self.passed), dict[str, policy.Survey](), ""
         for place in range(self.at, len(self.order)):
             layer = self.catalog.layers[self.order[place]]

@@ -30,8 +30,8 @@ def default_scenario() -> Scenario:
     """Providers, models and free quotas of the two reference strategies, and a local model.
 
     Prices are list prices of late 2026, in pico-dollars per token. Google and MiniMax bill to the
-    end when a client leaves. Google and Anthropic speak the OpenAI dialect with OpenAI's errors
-    here; point a strategy at them with `dialect: openai`. Models stand under the names of the
+    end when a client leaves. Google speaks Gemini's dialect at home and Anthropic its own; who
+    calls OpenAI's path there is answered in OpenAI's. Models stand under the names of the
     strategies and under those that are sent for them.
     """
     mini_quotas = (
@@ -53,7 +53,6 @@ def default_scenario() -> Scenario:
                 }
             ),
             "google": ProviderScript(
-                vendor="openai",
                 models=dict.fromkeys(
                     ("gemini-flash", "gemini-flash-latest", "gemini-2.0-flash"), flash
                 ),
@@ -69,7 +68,6 @@ def default_scenario() -> Scenario:
                 models=dict.fromkeys(("minimax-v2-pro", "MiniMax-M2.7"), minimax)
             ),
             "anthropic": ProviderScript(
-                vendor="openai",
                 models=dict.fromkeys(
                     ("claude-3-haiku", "claude-3-haiku-20240307"), model(250_000, 1_250_000)
                 ),

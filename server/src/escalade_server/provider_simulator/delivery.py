@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from escalade_server.provider_simulator.answer import Answer, tokens_of
-from escalade_server.provider_simulator.dialect import Dialect, Envelope, Piece
+from escalade_server.provider_simulator.dialect import SSE_TYPE, Dialect, Envelope, Piece
 from escalade_server.provider_simulator.ledger import Booking
+from escalade_server.provider_simulator.odd_wire import (
+    ENDLESS,
+    ODD_JSON,
+    gzip_bomb,
+    odd_response,
+)
 from escalade_server.provider_simulator.refusals import HTML_TYPE, JSON_TYPE
 from escalade_server.provider_simulator.scenario import Fault, FaultKind, ModelScript
 
-SSE_TYPE = "text/event-stream"
 SLICE_BYTES = 5
-ENDLESS_BLOCK = b"x" * 65_536
+DRIP_INTERVAL_MS = 100
 COMMENT_INTERVAL_MS = 50
 COMMENTS_BEFORE_ANSWER = 3
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -33,6 +38,7 @@ UNANSWERED = frozenset(
         FaultKind.JSON_ERROR_200,
         FaultKind.HTML_200,
         FaultKind.EMPTY_200,
+        FaultKind.GZIP_BOMB,
     }
 )
 """Kinds in which the model is never asked: neither billed nor counted, unless the fault says so."""
@@ -44,10 +50,24 @@ BREAKING = frozenset(
         FaultKind.HANG_UP,
         FaultKind.BARE_END,
         FaultKind.ERROR_FRAME,
-        FaultKind.ENDLESS_LINE,
+        FaultKind.SLOW_DRIP,
+        *ENDLESS,
     }
 )
 """Kinds that end an answer after some pieces of it."""
+
+UNFINISHED = frozenset({FaultKind.STALL, FaultKind.CUT, FaultKind.HANG_UP, FaultKind.SLOW_DRIP})
+"""Kinds in which a whole answer does not come to its end, or only much later."""
+
+ODD_HEADS = frozenset(
+    {
+        FaultKind.LENGTH_TOO_LONG,
+        FaultKind.LENGTH_TOO_SHORT,
+        FaultKind.LENGTH_AND_CHUNKED,
+        FaultKind.HEADER_FLOOD,
+    }
+)
+"""Kinds in which the answer is one write, past the HTTP library."""
 
 
 class Exchange:
@@ -70,6 +90,12 @@ class Exchange:
         # No lingering: closing sends RST instead of FIN.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
+
+    def write_raw(self, data: bytes) -> None:
+        """Writes to the connection as it is, and ends it."""
+        if self.request.transport is not None:
+            self.request.transport.write(data)
+        self.hang_up()
 
     def hang_up(self) -> None:
         """Ends the connection in order, but in the middle of the body."""
@@ -103,18 +129,24 @@ class Delivery:
     async def stream(self) -> web.StreamResponse:
         """Tells the answer as server-sent events."""
         response = web.StreamResponse(headers=self.headers)
-        response.content_type = SSE_TYPE
+        opening, pieces, ending, response.content_type = self.dialect.stream(
+            self.answer, self.envelope
+        )
+        if self.kind in ODD_HEADS:
+            frames = b"".join(piece.frame for piece in pieces)
+            return self.write_odd(opening + frames + ending, response.content_type)
         await self.wait_for_first(response)
-        told = self.dialect.stream(self.answer, self.envelope)
-        opening, pieces, ending = told
         if self.kind is FaultKind.BYTE_ORDER_MARK:
             opening = BYTE_ORDER_MARK + opening
         if self.fault is not None and self.kind in BREAKING:
             await self.tell(response, opening, pieces[: self.fault.after_chunks], b"")
+            if self.kind is FaultKind.SLOW_DRIP:
+                await self.drip(response, pieces[self.fault.after_chunks :], ending)
             return await self.break_off(response)
-        if self.fault is not None and self.kind is FaultKind.GARBAGE_JSON:
+        if self.fault is not None and self.fault.kind in ODD_JSON:
             pieces = list(pieces)
-            pieces.insert(self.fault.after_chunks, Piece(self.dialect.garbage(), 0))
+            odd = self.dialect.frame(ODD_JSON[self.fault.kind], self.envelope)
+            pieces.insert(self.fault.after_chunks, Piece(odd, 0))
         await self.tell(response, opening, pieces, ending)
         return response
 
@@ -123,8 +155,9 @@ class Delivery:
         wait_s = self.script.first_token_ms / 1000
         if self.kind is FaultKind.KEEP_ALIVE_COMMENTS:
             await response.prepare(self.exchange.request)
+            comment = self.envelope.vendor.keep_alive
             for _ in range(COMMENTS_BEFORE_ANSWER):
-                await response.write(self.envelope.vendor.keep_alive)
+                await response.write(comment if response.content_type == SSE_TYPE else b"\n")
                 await asyncio.sleep(wait_s / COMMENTS_BEFORE_ANSWER)
             return
         if wait_s:
@@ -182,7 +215,7 @@ class Delivery:
     async def send(self, response: web.StreamResponse, data: bytes) -> None:
         """Writes frames, spelt or split as the fault has it."""
         if self.kind is FaultKind.CRLF_FRAMES:
-            data = data.replace(b"\n", b"\r\n")
+            data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         if self.kind is not FaultKind.SPLIT_BYTES:
             await response.write(data)
             return
@@ -190,10 +223,23 @@ class Delivery:
             await response.write(data[start : start + SLICE_BYTES])
             await asyncio.sleep(0)
 
-    async def endless(self, response: web.StreamResponse) -> None:
-        """Writes without a line's end until the client leaves."""
-        while True:
-            await response.write(ENDLESS_BLOCK)
+    async def drip(
+        self, response: web.StreamResponse, pieces: Sequence[Piece], ending: bytes
+    ) -> None:
+        """Tells the rest of the answer byte by byte (U6): always alive, hardly ever done."""
+        for piece in (*pieces, Piece(ending, 0)):
+            self.generated(piece.size_bytes, ended=False)
+            for place in range(len(piece.frame)):
+                await response.write(piece.frame[place : place + 1])
+                await asyncio.sleep(DRIP_INTERVAL_MS / 1000)
+        self.finish()
+
+    def write_odd(self, body: bytes, content_type: str) -> web.StreamResponse:
+        """Tells the whole answer under a head that is wrong (U22, U23)."""
+        assert self.kind is not None
+        self.generated(0, ended=True)
+        self.exchange.write_raw(odd_response(self.kind, body, content_type))
+        return web.StreamResponse()
 
     async def whole(self) -> web.StreamResponse:
         """Tells the answer in one body."""
@@ -204,19 +250,23 @@ class Delivery:
             await response.write(b"\n" * COMMENTS_BEFORE_ANSWER)
         await self.generate()
         body = self.dialect.whole(self.answer, self.envelope)
-        if self.kind is FaultKind.GARBAGE_JSON:
-            body = body[: len(body) // 2]
-        if self.kind not in {FaultKind.STALL, FaultKind.CUT, FaultKind.HANG_UP}:
+        if self.kind in ODD_HEADS:
+            return self.write_odd(body, JSON_TYPE)
+        if self.kind is not None:
+            body = ODD_JSON.get(self.kind, body)
+        if self.kind not in UNFINISHED:
             self.finish()
         if self.kind is FaultKind.KEEP_ALIVE_COMMENTS:
             await response.write(body)
             return response
         if self.kind not in BREAKING or self.kind in {FaultKind.ERROR_FRAME, FaultKind.BARE_END}:
             return web.Response(body=body, headers=self.headers, content_type=JSON_TYPE)
-        if self.kind is not FaultKind.ENDLESS_LINE:
+        if self.kind not in ENDLESS:
             response.content_length = len(body)
         await response.prepare(self.exchange.request)
         await response.write(body[: len(body) // 2])
+        if self.kind is FaultKind.SLOW_DRIP:
+            await self.drip(response, (), body[len(body) // 2 :])
         return await self.break_off(response)
 
     async def generate(self) -> None:
@@ -247,9 +297,11 @@ class Delivery:
                 self.exchange.hang_up()
             case FaultKind.ERROR_FRAME:
                 await response.write(self.dialect.broken_frame(self.answer, self.envelope))
-            case FaultKind.ENDLESS_LINE:
-                await response.write(b"data: ")
-                await self.endless(response)
+            case FaultKind.ENDLESS_LINE | FaultKind.HUGE_EVENT:
+                begin, block = ENDLESS[self.kind]
+                await response.write(begin)
+                while True:
+                    await response.write(block)
             case _:
                 pass
         return response
@@ -275,6 +327,13 @@ async def unanswered(
             while True:
                 await response.write(keep_alive)
                 await asyncio.sleep(COMMENT_INTERVAL_MS / 1000)
+        case FaultKind.GZIP_BOMB:
+            response.headers["content-encoding"] = "gzip"
+            await response.prepare(exchange.request)
+            for block in gzip_bomb():
+                await response.write(block)
+                # Packing takes long: others have their turn between blocks.
+                await asyncio.sleep(0)
         case FaultKind.HEADERS_THEN_SILENCE:
             await response.prepare(exchange.request)
             await exchange.silence()

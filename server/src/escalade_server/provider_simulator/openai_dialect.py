@@ -26,6 +26,7 @@ NO_CHOICES = b"[]"
 PICO_PER_DOLLAR_DIGITS = 12
 HUGE_TOKENS = 10**12
 UNFINISHED = frozenset({FaultKind.NO_FINISH_REASON, FaultKind.BARE_END})
+ENDS = frozenset({"stop", "length", "tool_calls"})
 FINISH: Mapping[str, str] = MappingProxyType(
     {
         "prompt_filtered": "content_filter",
@@ -210,6 +211,8 @@ def ending(answer: Answer, envelope: Envelope, before: bytes, after: bytes) -> b
 
 def finish_of(answer: Answer, envelope: Envelope) -> str:
     """The vendor's word for how the answer ended."""
+    if answer.finish in ENDS:
+        return answer.finish
     return envelope.reason or FINISH.get(answer.finish, answer.finish)
 
 

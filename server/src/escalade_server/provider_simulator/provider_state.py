@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
+from escalade_server.provider_simulator.anthropic_dialect import AnthropicDialect
 from escalade_server.provider_simulator.delivery import Exchange
-from escalade_server.provider_simulator.dialect import Dialect
+from escalade_server.provider_simulator.dialect import Asked, Dialect
+from escalade_server.provider_simulator.gemini_dialect import GeminiDialect
 from escalade_server.provider_simulator.ledger import Tally
 from escalade_server.provider_simulator.openai_dialect import OpenAIDialect
 from escalade_server.provider_simulator.quota import Counters
 from escalade_server.provider_simulator.scenario import Fault, ModelScript, ProviderScript
-from escalade_server.provider_simulator.vendors import Vendor, vendor_of
+from escalade_server.provider_simulator.vendors import HOME, DialectName, Vendor, vendor_of
 
 PERCENT = 100
-BEARER = "bearer "
+DIALECTS: Mapping[DialectName, Dialect] = MappingProxyType(
+    {"openai": OpenAIDialect(), "anthropic": AnthropicDialect(), "gemini": GeminiDialect()}
+)
+
+
+class Voice(NamedTuple):
+    """How a request is answered."""
+
+    dialect: Dialect
+    vendor: Vendor
 
 
 class ModelState:
@@ -60,8 +73,7 @@ class ProviderState:
         """Begins with nothing used and no outage."""
         self.name = name
         self.script = script
-        self.vendor: Vendor = vendor_of(name, script.vendor)
-        self.dialect = dialect_of(script)
+        self.vendor: Vendor = vendor_of(name, script.vendor, script.dialect)
         self.counters = Counters(script.quotas)
         self.outage: Fault | None = None
         self.exchanges: set[Exchange] = set()
@@ -73,8 +85,7 @@ class ProviderState:
 
     def play(self, script: ProviderScript) -> None:
         """Changes the script of the provider and of all its models."""
-        self.vendor = vendor_of(self.name, script.vendor)
-        self.dialect = dialect_of(script)
+        self.vendor = vendor_of(self.name, script.vendor, script.dialect)
         self.counters = Counters(script.quotas, self.counters)
         for model in script.models:
             self.script_model(script, model)
@@ -98,14 +109,18 @@ class ProviderState:
             found = self.tallies[model] = Tally(self.name, model)
         return found
 
-    def lets_in(self, authorization: str) -> bool:
-        """Whether the `Authorization` header holds a key of this provider."""
+    def voice(self, asked: Asked) -> Voice:
+        """Who answers: the provider's own vendor, or the one whose dialect the path is of."""
+        home = self.script.dialect or self.vendor.dialect
+        called = dialect_called(asked, home)
+        vendor = self.vendor if called == self.vendor.dialect else HOME[called]
+        return Voice(DIALECTS[called], vendor)
+
+    def lets_in(self, key: str) -> bool:
+        """Whether this is a key of this provider."""
         if not self.vendor.needs_key:
             return True
-        key = authorization[len(BEARER) :].strip()
-        if not key or not authorization.lower().startswith(BEARER):
-            return False
-        return not self.script.api_keys or key in self.script.api_keys
+        return key in self.script.api_keys if self.script.api_keys else bool(key)
 
     def cut_all(self) -> None:
         """Resets every open connection that waits for this provider."""
@@ -113,8 +128,16 @@ class ProviderState:
             exchange.reset()
 
 
-def dialect_of(script: ProviderScript) -> Dialect:
-    """The dialect a provider speaks; another dialect is another line here."""
-    match script.dialect:
-        case "openai":
-            return OpenAIDialect()
+def dialect_called(asked: Asked, home: DialectName) -> DialectName:
+    """The dialect a request is in, by its path; the list of models tells by its headers."""
+    if asked.path == "messages":
+        return "anthropic"
+    if asked.path.startswith("models/") and ":" in asked.path:
+        return "gemini"
+    if asked.path == "chat/completions":
+        return "openai"
+    if "anthropic-version" in asked.headers:
+        return "anthropic"
+    if "x-goog-api-key" in asked.headers:
+        return "gemini"
+    return "openai" if "authorization" in asked.headers else home

@@ -13,7 +13,7 @@ import yaml
 
 from escalade_server.provider_simulator.quota import refusal_of
 from escalade_server.provider_simulator.scenario import ProviderScript, Scenario
-from escalade_server.provider_simulator.vendor_errors import HTTP_KINDS, error_of
+from escalade_server.provider_simulator.vendor_errors import HTTP_KINDS, LACKING, error_of
 from escalade_server.provider_simulator.vendors import VENDORS, vendor_of
 
 PERCENT_MAX = 100
@@ -131,7 +131,7 @@ def provider_problems(name: str, provider: ProviderScript) -> Iterator[str]:
     if provider.vendor is not None and provider.vendor not in VENDORS:
         yield f"vendor {provider.vendor!r} is not one of {', '.join(VENDORS)}"
         return
-    vendor = vendor_of(name, provider.vendor).name
+    vendor = vendor_of(name, provider.vendor, provider.dialect)
     yield from negative_numbers("", provider)
     kinds = [fault.kind for fault in provider.faults]
     quotas = list(provider.quotas)
@@ -148,8 +148,9 @@ def provider_problems(name: str, provider: ProviderScript) -> Iterator[str]:
         if refusal_of(quota) not in HTTP_KINDS:
             yield f"a quota cannot refuse with {quota.refusal!r}: it is no HTTP error"
     for kind in dict.fromkeys(kinds):
-        if kind in HTTP_KINDS and error_of(vendor, kind) is None:
-            yield f"{vendor} has no {kind.value!r}"
+        unknown = kind in HTTP_KINDS and error_of(vendor.name, kind) is None
+        if unknown or kind in LACKING[vendor.dialect]:
+            yield f"{vendor.name} has no {kind.value!r}"
 
 
 def negative_numbers(place: str, value: object) -> Iterator[str]:

@@ -25,15 +25,15 @@ from escalade_server.provider_simulator.delivery import (
     Exchange,
     unanswered,
 )
-from escalade_server.provider_simulator.dialect import BadRequestError, Envelope
+from escalade_server.provider_simulator.dialect import Asked, BadRequestError, Envelope
 from escalade_server.provider_simulator.ledger import Booking, Ledger, Tally, cost_pico
-from escalade_server.provider_simulator.provider_state import ModelState, ProviderState
+from escalade_server.provider_simulator.provider_state import ModelState, ProviderState, Voice
 from escalade_server.provider_simulator.quota import refusal_of
 from escalade_server.provider_simulator.refusals import (
     JSON_TYPE,
     ErrorFacts,
     Refusal,
-    duration,
+    remaining_headers,
     render,
 )
 from escalade_server.provider_simulator.scenario import Fault, FaultKind, ModelScript, Scenario
@@ -43,12 +43,16 @@ from escalade_server.provider_simulator.scenario_file import (
     load_scenario,
 )
 from escalade_server.provider_simulator.vendor_errors import HTTP_KINDS, error_of, retry_after_ms
+from escalade_server.provider_simulator.vendors import Vendor
 
+API_VERSIONS = frozenset({"v1", "v1beta"})
 BODY_MAX_BYTES = 32 * 1024 * 1024
 SHUTDOWN_S = 0.2
 CONTROL = "_simulator"
 SOME_LIMIT = 50
 """Named by scripted refusals of quotas that the scenario does not have."""
+NEAREST = FaultKind.RATE_LIMIT
+"""How a scripted refusal is told in a foreign dialect whose vendor has no such thing."""
 HIDDEN_KEY = "sk-****"
 
 
@@ -57,6 +61,8 @@ class Call(NamedTuple):
 
     exchange: Exchange
     provider: ProviderState
+    voice: Voice
+    asked: Asked
     model: ModelState
     question: Question
     number: int
@@ -64,7 +70,7 @@ class Call(NamedTuple):
 
 
 class Simulator:
-    """Plays a scenario over HTTP: vendor `P` listens under `{base_url}/P/v1`.
+    """Plays a scenario over HTTP: vendor `P` listens under `{base_url}/P/v1` (and `/v1beta`).
 
     Control paths, for those who are not in this process: `GET /_simulator/ledger`,
     `POST /_simulator/scenario` (a scenario as body), `POST /_simulator/break?provider=P[&kind=K]`,
@@ -129,8 +135,13 @@ class Simulator:
         self.runner = None
 
     def provider_url(self, provider: str) -> str:
-        """The base URL to configure for a provider: `{base_url}/{provider}/v1`."""
-        return f"{self.base_url}/{provider}/v1"
+        """The base URL to configure for a provider: `{base_url}/{provider}/v1`.
+
+        A provider that speaks Gemini's dialect at home is at `.../v1beta`; both answer at both.
+        """
+        state = self.providers.get(provider)
+        gemini = state is not None and state.vendor.dialect == "gemini"
+        return f"{self.base_url}/{provider}/{'v1beta' if gemini else 'v1'}"
 
     def ledger(self) -> Ledger:
         """The providers' own count, now."""
@@ -205,12 +216,16 @@ class Simulator:
         if name == CONTROL:
             return await self.control(request, path)
         provider = self.providers.get(name)
-        if provider is None or not path.startswith("v1/"):
+        version, _, path = path.partition("/")
+        if provider is None or version not in API_VERSIONS:
             return web.json_response({"error": {"message": "Not Found", "code": 404}}, status=404)
         exchange = Exchange(request)
         provider.exchanges.add(exchange)
         try:
-            return await self.serve(exchange, provider, path.removeprefix("v1/"))
+            return await self.serve(exchange, provider, path)
+        except ConnectionError:
+            # The client is gone: nobody reads this, and it is no fault to be logged.
+            return web.Response()
         finally:
             provider.exchanges.discard(exchange)
 
@@ -219,34 +234,35 @@ class Simulator:
     ) -> web.StreamResponse:
         """A request to a vendor, up to the point where its model is known."""
         request = exchange.request
-        authorized = provider.lets_in(request.headers.get("authorization", ""))
+        asked = Asked(path, request.query, request.headers, b"")
+        voice = provider.voice(asked)
+        authorized = provider.lets_in(voice.dialect.key(asked))
         if request.method == "GET" and path == "models" and authorized:
             if provider.outage is not None:
                 exchange.reset()
-            body = provider.dialect.models(list(provider.models), provider.name)
+            body = voice.dialect.models(list(provider.models), provider.name)
             return web.Response(body=body, content_type=JSON_TYPE)
         nobody = provider.tally("")
+        nobody.requests_received += 1
         try:
-            body = await request.read()
+            asked = asked._replace(body=await request.read())
         except web.HTTPRequestEntityTooLarge:
-            nobody.requests_received += 1
-            return self.refuse(provider, nobody, Fault(kind=FaultKind.TOO_LARGE))
+            return self.refuse(voice, asked, nobody, Fault(kind=FaultKind.TOO_LARGE))
         if not authorized:
-            nobody.requests_received += 1
-            return self.refuse(provider, nobody, Fault(kind=FaultKind.UNAUTHORIZED))
+            return self.refuse(voice, asked, nobody, Fault(kind=FaultKind.UNAUTHORIZED))
         try:
-            question = provider.dialect.question(path, body, provider.vendor)
+            question = voice.dialect.question(asked, voice.vendor)
         except BadRequestError as error:
-            nobody.requests_received += 1
-            return self.refuse(provider, nobody, Fault(kind=FaultKind.BAD_REQUEST), error=error)
+            bad = Fault(kind=FaultKind.BAD_REQUEST)
+            return self.refuse(voice, asked, nobody, bad, error=error)
         model = provider.models.get(question.model)
         if model is None:
-            nobody.requests_received += 1
             gone = Fault(kind=FaultKind.MODEL_GONE)
-            return self.refuse(provider, nobody, gone, question=question)
+            return self.refuse(voice, asked, nobody, gone, question=question)
+        nobody.requests_received -= 1
         model.number += 1
         model.tally.requests_received += 1
-        return await self.ask(Call(exchange, provider, model, question, model.number))
+        return await self.ask(Call(exchange, provider, voice, asked, model, question, model.number))
 
     async def ask(self, call: Call) -> web.StreamResponse:
         """A valid request to a model: refused, failed or answered."""
@@ -256,13 +272,15 @@ class Simulator:
             provider.script.faults, now_ms - self.started_ms, self.scenario.seed
         )
         if fault is not None and fault.kind in HTTP_KINDS:
-            return self.refuse(provider, model.tally, fault, question=question)
+            return self.refuse(call.voice, call.asked, model.tally, fault, question=question)
         if fault is not None and fault.kind in UNANSWERED:
             return await self.leave_unanswered(call, fault)
         no_room = self.no_room(call, now_ms)
         if no_room is not None:
             refused, limit = no_room
-            return self.refuse(provider, model.tally, refused, question=question, limit=limit)
+            return self.refuse(
+                call.voice, call.asked, model.tally, refused, question=question, limit=limit
+            )
         for counters in (model.counters, provider.counters):
             counters.add("requests", 1, now_ms)
         return await self.answer(call, fault, now_ms)
@@ -281,37 +299,35 @@ class Simulator:
         most = model.script.concurrent_max
         if most is not None and model.tally.streams_open >= most:
             kind = FaultKind.CONCURRENCY_LIMIT
-            if error_of(provider.vendor.name, kind) is None:
+            if error_of(call.voice.vendor.name, kind) is None:
                 kind = FaultKind.RATE_LIMIT
             return Fault(kind=kind), most
         return None
 
     async def answer(self, call: Call, fault: Fault | None, now_ms: int) -> web.StreamResponse:
         """Tells the answer, and bills what was generated however it ends."""
-        provider, model, question = call.provider, call.model, call.question
+        model, question, voice = call.model, call.question, call.voice
         answer = compose(question, model.script, fault, call.number)
-        price = model.script.price
         self.answers += 1
         envelope = Envelope(
-            id=f"{provider.vendor.id_prefix}{self.answers:032x}",
+            id=f"{voice.vendor.id_prefix}{self.answers:032x}",
             created_s=now_ms // 1000,
-            vendor=provider.vendor,
-            cost_pico=cost_pico(
-                price, answer.input_tokens, answer.cached_tokens, answer.output_tokens
-            ),
-            usage_asked=question.usage_asked,
+            vendor=voice.vendor,
+            cost_pico=cost_pico(model.script.price, answer, answer.output_tokens),
+            question=question,
             fault=None if fault is None else fault.kind,
+            reason=None if fault is None else fault.reason,
         )
         booking = self.booking(call, answer, now_ms)
         delivery = Delivery(
             exchange=call.exchange,
-            dialect=provider.dialect,
+            dialect=voice.dialect,
             envelope=envelope,
             answer=answer,
             script=model.script,
             fault=fault,
             booking=booking,
-            headers=self.headers(provider, model, now_ms),
+            headers=self.headers(voice.vendor, model, now_ms),
         )
         whole = fault is not None and fault.billed
         model.tally.streams_open += 1
@@ -334,22 +350,22 @@ class Simulator:
 
     async def leave_unanswered(self, call: Call, fault: Fault) -> web.StreamResponse:
         """A fault in place of an answer; billed only when the fault says that it is."""
-        provider, model, question = call.provider, call.model, call.question
+        model, question, vendor = call.model, call.question, call.voice.vendor
         model.tally.requests_refused += 1
         if fault.billed:
             answer = compose(question, model.script, None, call.number)
             self.booking(call, answer, self.now_ms()).settle(whole=True)
-        busy = self.refusal(provider, Fault(kind=FaultKind.OVERLOADED), question=question)
-        comment = provider.vendor.keep_alive
+        busy = self.refusal(vendor, Fault(kind=FaultKind.OVERLOADED), question=question)
         try:
-            return await unanswered(call.exchange, fault.kind, comment, busy.body)
+            return await unanswered(call.exchange, fault.kind, vendor.keep_alive, busy.body)
         except (asyncio.CancelledError, ConnectionError):
             model.tally.disconnects += not call.exchange.cut
             raise
 
     def refuse(
         self,
-        provider: ProviderState,
+        voice: Voice,
+        asked: Asked,
         tally: Tally,
         fault: Fault,
         *,
@@ -359,16 +375,18 @@ class Simulator:
     ) -> web.Response:
         """Counts a refusal and makes its response."""
         tally.requests_refused += 1
-        self.refusals += 1
-        refusal = self.refusal(provider, fault, question=question, error=error, limit=limit)
-        headers = dict(refusal.headers)
-        headers["content-type"] = refusal.content_type
-        headers["x-request-id"] = f"req_refused{self.refusals:025x}"
-        return web.Response(status=refusal.status, body=refusal.body, headers=headers)
+        refusal = self.refusal(voice.vendor, fault, question=question, error=error, limit=limit)
+        body = refusal.body
+        if refusal.content_type == JSON_TYPE:
+            body = voice.dialect.error_body(body, asked)
+        headers = dict(refusal.headers) | {"content-type": refusal.content_type}
+        if voice.vendor.request_id_header:
+            headers[voice.vendor.request_id_header] = refusal.request_id
+        return web.Response(status=refusal.status, body=body, headers=headers)
 
     def refusal(
         self,
-        provider: ProviderState,
+        vendor: Vendor,
         fault: Fault,
         *,
         question: Question | None = None,
@@ -376,8 +394,9 @@ class Simulator:
         limit: int = SOME_LIMIT,
     ) -> Refusal:
         """The vendor's refusal of this kind, filled in."""
-        row = error_of(provider.vendor.name, fault.kind)
-        assert row is not None, "checked when the scenario was set"
+        self.refusals += 1
+        row = error_of(vendor.name, fault.kind) or error_of(vendor.name, NEAREST)
+        assert row is not None, "every vendor has it"
         now_ms = self.now_ms()
         wait_ms = fault.retry_after_ms
         facts = ErrorFacts(
@@ -389,20 +408,17 @@ class Simulator:
             tokens=question.input_tokens if question else 0,
             detail=error.detail if error else HIDDEN_KEY,
             param=error.param if error else None,
+            request_id=f"req_refused{self.refusals:025x}",
         )
         return render(row, facts)
 
-    def headers(self, provider: ProviderState, model: ModelState, now_ms: int) -> dict[str, str]:
+    def headers(self, vendor: Vendor, model: ModelState, now_ms: int) -> dict[str, str]:
         """Headers of a good answer."""
-        headers = {"x-request-id": f"req_{self.answers:032x}", "cache-control": "no-cache"}
-        if not provider.vendor.rate_headers:
-            return headers
-        for counter in model.counters.counters:
-            of = counter.quota.of
-            left = max(0, counter.quota.limit - counter.used)
-            headers[f"x-ratelimit-limit-{of}"] = str(counter.quota.limit)
-            headers[f"x-ratelimit-remaining-{of}"] = str(left)
-            headers[f"x-ratelimit-reset-{of}"] = duration(counter.end_ms - now_ms)
+        headers = {"cache-control": "no-cache"}
+        if vendor.request_id_header:
+            headers[vendor.request_id_header] = f"req_{self.answers:032x}"
+        if vendor.rate_headers is not None:
+            headers |= remaining_headers(vendor.rate_headers, model.counters.counters, now_ms)
         return headers
 
     async def control(self, request: web.BaseRequest, path: str) -> web.Response:

@@ -2,7 +2,9 @@
 
 Bodies are JSON (or HTML) texts with `%(name)s` places, filled by `refusals.render`. A vendor that
 has no row of its own for a kind refuses as `COMMON` says, which is OpenAI's wording; kinds in
-neither table do not exist at that vendor. Rows follow the vendors' documents as of late 2026.
+neither table do not exist at that vendor. Anthropic and Google have words for all they refuse, in
+modules of their own; of `COMMON` they share only what the network in front of them says. Rows
+follow the vendors' documents as of late 2026.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from escalade_server.provider_simulator.refusals import HTML_TYPE, Headers, VendorError
+from escalade_server.provider_simulator.anthropic_errors import ANTHROPIC
+from escalade_server.provider_simulator.google_errors import GOOGLE
+from escalade_server.provider_simulator.refusals import HTML_TYPE, Headers, VendorError, page
 from escalade_server.provider_simulator.scenario import FaultKind as K
 
 DAY_MS = 86_400_000
@@ -37,15 +41,6 @@ def minimax(message: str, kind: str, status: int) -> str:
     """MiniMax's error body on its compatible API: its own code ends the message."""
     error = {"type": kind, "message": message, "http_code": str(status)}
     return json.dumps({"type": "error", "error": error, "request_id": "simulated"})
-
-
-def page(title: str) -> str:
-    """What a content network in front of a vendor answers."""
-    return (
-        f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n"
-        f"<center><h1>{title}</h1></center>\r\n<hr><center>cloudflare</center>\r\n"
-        "</body>\r\n</html>\r\n"
-    )
 
 
 RETRY: Headers = (("retry-after", "%(retry_s)d"),)
@@ -445,9 +440,28 @@ BY_VENDOR: Mapping[str, Mapping[K, VendorError]] = MappingProxyType(
         "nano-gpt": NANO_GPT,
         "minimax": MINIMAX,
         "ollama": OLLAMA,
+        "anthropic": ANTHROPIC,
+        "google": GOOGLE,
     }
 )
 """Only what differs from `COMMON`."""
+
+OWN_WORDS = frozenset({"anthropic", "google"})
+NETWORK = frozenset({K.BAD_GATEWAY, K.TOO_LARGE, K.REDIRECT})
+"""What no vendor says itself, but a proxy before it."""
+
+LACKING: Mapping[str, frozenset[K]] = MappingProxyType(
+    {
+        "openai": frozenset(
+            {K.PROMPT_FILTERED, K.MALFORMED_CALL, K.ACCOUNT_LIMITED, K.WINDOW_EXCEEDED}
+        ),
+        "anthropic": frozenset(
+            {K.PROMPT_FILTERED, K.MALFORMED_CALL, K.ACCOUNT_LIMITED, K.CUT_SHORT}
+        ),
+        "gemini": frozenset({K.REFUSAL, K.WINDOW_EXCEEDED, K.CUT_SHORT, K.NO_DONE}),
+    }
+)
+"""Kinds of answers that a dialect has no way to tell."""
 
 HTTP_KINDS = frozenset(COMMON).union(*BY_VENDOR.values())
 """Every kind that is an HTTP refusal at some vendor."""
@@ -460,6 +474,7 @@ RETRY_AFTER_MS: Mapping[K, int] = MappingProxyType(
         K.UPSTREAM_RATE_LIMIT: 10_000,
         K.OVERLOADED: 2_000,
         K.PLAN_WINDOW: 5 * 3_600_000,
+        K.SPEND_WINDOW: 600_000,
     }
 )
 """What vendors typically say; kinds that are not here open at the next midnight UTC."""
@@ -467,7 +482,10 @@ RETRY_AFTER_MS: Mapping[K, int] = MappingProxyType(
 
 def error_of(vendor: str, kind: K) -> VendorError | None:
     """The row of a vendor and kind, or None when the vendor has no such refusal."""
-    return BY_VENDOR.get(vendor, OPENAI).get(kind) or COMMON.get(kind)
+    found = BY_VENDOR[vendor].get(kind)
+    if found is None and (vendor not in OWN_WORDS or kind in NETWORK):
+        found = COMMON.get(kind)
+    return found
 
 
 def retry_after_ms(kind: K, now_ms: int) -> int:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-
 DialectName = Literal["openai", "anthropic", "gemini"]
 
 

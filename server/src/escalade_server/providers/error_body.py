@@ -16,6 +16,11 @@ TEXT_CHARS_MAX: Final = 4_096
 _CODE_CHARS_MAX: Final = 64
 _PAYMENT: Final = "x402_payment"
 _FLAGGED: Final = "moderation_flagged"
+# What the ids and values of Google's quota violations come to.
+_NO_QUOTA: Final = "quota_zero"
+_PER_DAY: Final = "quota_per_day"
+_PER_MINUTE: Final = "quota_per_minute"
+_QUOTA_WORDS: Final = (("perday", _PER_DAY), ("perminute", _PER_MINUTE))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -24,7 +29,7 @@ class Evidence:
 
     Attributes:
         status: of HTTP, or the one stated inside a 2xx answer; 0 if there is none.
-        kind: the error's ``type``.
+        kind: the error's ``type``, or the name that stands for it (``status`` at Google).
         codes: every machine-readable word or number it carries, in lower case.
         text: for people; only rules may look at it.
         headers: of the answer, names in lower case, with those quoted in the body.
@@ -59,13 +64,13 @@ def examine(status: int, headers: Mapping[str, str], value: object) -> Evidence:
     base = _dict(value, "base_resp")
     codes = frozenset(_codes(value, error, metadata, base))
     stated = next(_statuses(error), 0)
-    kind = error.get("type")
+    kind = error.get("type") or error.get("status")
     return Evidence(
         status=_http(status) or stated,
         kind=kind.lower() if isinstance(kind, str) else "",
         codes=codes,
         text=_text(error.get("message") or error.get("detail") or base.get("status_msg") or ""),
-        headers={**_quoted(metadata), **headers},
+        headers={**_quoted(metadata), **_retry_info(error), **headers},
     )
 
 
@@ -109,6 +114,8 @@ def _codes(*places: Mapping[str, object]) -> Iterator[str]:
         metadata.get("limit_source"),
         _dict(metadata, "availability").get("code"),
         _dict(error, "availability").get("code"),
+        _dict(error, "details").get("error_code"),
+        *(detail.get("reason") for detail in _details(error)),
         base.get("status_code"),
     )
     for code in candidates:
@@ -123,6 +130,35 @@ def _codes(*places: Mapping[str, object]) -> Iterator[str]:
         yield _PAYMENT
     if metadata.get("reasons") or metadata.get("flagged_input"):
         yield _FLAGGED
+    yield from _quota_codes(error)
+
+
+def _details(error: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Google's list of typed details; Anthropic's are one object."""
+    details = error.get("details")
+    if isinstance(details, list):
+        yield from (detail for detail in details if isinstance(detail, dict))
+
+
+def _quota_codes(error: Mapping[str, object]) -> Iterator[str]:
+    """Which windows are used up, and whether there is any quota at all."""
+    for detail in _details(error):
+        violations = detail.get("violations")
+        for violation in violations if isinstance(violations, list) else ():
+            if isinstance(violation, dict):
+                name = str(violation.get("quotaId")).lower()
+                yield from (code for word, code in _QUOTA_WORDS if word in name)
+                if _number(violation.get("quotaValue")) == 0:
+                    yield _NO_QUOTA
+
+
+def _retry_info(error: Mapping[str, object]) -> dict[str, str]:
+    """Google's wait, which stands in the body only, as the header that others send."""
+    for detail in _details(error):
+        delay = detail.get("retryDelay")
+        if isinstance(delay, str):
+            return {"retry-after": delay}
+    return {}
 
 
 def _statuses(error: Mapping[str, object]) -> Iterator[int]:

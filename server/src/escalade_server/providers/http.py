@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
@@ -165,6 +166,34 @@ def _is_spoilt(transport: asyncio.WriteTransport) -> bool:
     return isinstance(protocol, ResponseHandler) and protocol.should_close
 
 
+class _Handler(ResponseHandler):
+    """A connection whose failure reaches whoever waits for its body.
+
+    The library tells a broken framing in mid-body to the connection alone: a reader that waits
+    would wait for ever, and one that comes later be told of a programmer's error.
+    """
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(exc, *cause)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes connections of our kind; the library has no other place to say so."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        super().__init__(
+            limit=limits.connections_max,
+            keepalive_timeout=limits.keepalive_ms / 1_000,
+            ttl_dns_cache=limits.dns_ttl_ms // 1_000,
+            ssl=ssl.create_default_context(cafile=limits.ca_file),
+        )
+        factory: partial[ResponseHandler] = partial(_Handler, loop=self._loop)
+        self._factory = factory
+
+
 class HttpResponse:
     """An answer whose headers are here and whose body is on its way.
 
@@ -261,15 +290,8 @@ class HttpClient:
 
     async def __aenter__(self) -> Self:
         """Open the pool; no connection is made yet."""
-        limits = self._limits
-        connector = aiohttp.TCPConnector(
-            limit=limits.connections_max,
-            keepalive_timeout=limits.keepalive_ms / 1_000,
-            ttl_dns_cache=limits.dns_ttl_ms // 1_000,
-            ssl=ssl.create_default_context(cafile=limits.ca_file),
-        )
         self._session = aiohttp.ClientSession(
-            connector=connector,
+            connector=_Connector(self._limits),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": "escalade", "Accept-Encoding": "identity"},
             auto_decompress=False,

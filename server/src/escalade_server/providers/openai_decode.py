@@ -1,45 +1,22 @@
-"""An OpenAI chat completion, streamed or whole, as events: bytes in, `ChunkArrived` out.
+"""An OpenAI chat completion, streamed or whole, as events: bytes in, `ChunkArrived` out."""
 
-The form is seen from the first byte, whatever the headers say: vendors answer a stream request
-with an error as JSON (U11), with a whole answer, or with a login page (U12).
-"""
-
-import re
 from dataclasses import dataclass
-from enum import Enum
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from escalade_server.core.commands import Candidate
-from escalade_server.core.events import (
-    ChunkArrived,
-    Delta,
-    Finish,
-    ReasoningDelta,
-    StateDelta,
-    TextDelta,
-    ToolCallDelta,
-)
-from escalade_server.core.failure import Failure, FailureClass
-from escalade_server.core.task import FinishReason, ProviderState, Usage
-from escalade_server.providers import bounded_json
-from escalade_server.providers.error_body import Evidence, examine, is_error
-from escalade_server.providers.openai_encode import DIALECT, KeptState, state_owner
+from escalade_server.core.events import Finish, StateDelta, ToolCallDelta
+from escalade_server.core.task import FinishReason, ProviderState
+from escalade_server.providers import bounded_json, decoding
+from escalade_server.providers.decoding import NULL, AnswerDecoder, unknown_finish
+from escalade_server.providers.encoding import state_owner
+from escalade_server.providers.error_body import Evidence
+from escalade_server.providers.openai_encode import DIALECT, KeptState
 from escalade_server.providers.openai_quirks import quirks_of
 from escalade_server.providers.openai_usage import read_cost_nanos, read_usage
-from escalade_server.providers.signal_tables import vendor_of
-from escalade_server.providers.signals import judge
-from escalade_server.providers.sse import SseDecoder
 
-BODY_BYTES_MAX: Final = 16 << 20
-STATE_CHARS_MAX: Final = 1 << 20
-
-_DONE: Final = b"[DONE]"
-_BOM: Final = b"\xef\xbb\xbf"
-_NULL: Final = Raw(b"null")
-_WORD: Final = re.compile(r"[a-z_]{1,32}")
 _R = FinishReason
 _FINISHES: Final = {
     "stop": _R.STOP,
@@ -77,41 +54,33 @@ class _Delta(Struct, gc=False):
 class _Choice(Struct, gc=False):
     delta: _Delta | None = None
     finish_reason: str | None = None
-    error: Raw = _NULL
+    error: Raw = NULL
     index: int = 0
 
 
 class _Chunk(Struct, gc=False):
     choices: list[_Choice] | None = None
     model: str | None = None
-    usage: Raw = _NULL
-    error: Raw = _NULL
+    usage: Raw = NULL
+    error: Raw = NULL
 
 
 class _WholeChoice(Struct, gc=False):
     message: _Delta | None = None
     finish_reason: str | None = None
-    error: Raw = _NULL
+    error: Raw = NULL
     index: int = 0
 
 
 class _Whole(Struct, gc=False):
     choices: list[_WholeChoice] | None = None
     model: str | None = None
-    usage: Raw = _NULL
-    error: Raw = _NULL
+    usage: Raw = NULL
+    error: Raw = NULL
 
 
 _CHUNK: Final = msgspec.json.Decoder(_Chunk)
 _WHOLE: Final = msgspec.json.Decoder(_Whole)
-
-
-class _Form(Enum):
-    """What the first byte of the body says it is."""
-
-    UNSEEN = "unseen"
-    EVENTS = "events"
-    WHOLE = "whole"
 
 
 @dataclass(slots=True)
@@ -123,128 +92,33 @@ class _Call:
     name: str = ""
 
 
-class OpenAIDecoder:
-    """Implements `Decoder`. After the finish reason nothing can break the answer any more (R26).
-
-    What arrives with a failure is given first; the failure is the answer of a later ``close``.
-    """
+class OpenAIDecoder(AnswerDecoder):
+    """Implements `Decoder` for chat completions."""
 
     def __init__(
         self, candidate: Candidate, attempt: int, *, streamed: bool, content_type: str, now_ms: int
     ) -> None:
         """Begin an answer whose headers came at ``now_ms``."""
+        super().__init__(
+            candidate, attempt, streamed=streamed, content_type=content_type, now_ms=now_ms
+        )
         model = candidate.model
-        self.finished = False
-        self._candidate = candidate
-        self._attempt = attempt
-        self._may_stream = streamed and "html" not in content_type.lower()
-        self._now_ms = now_ms
         self._quirks = quirks_of(model.provider, model.wire_id)
-        self._form = _Form.UNSEEN
-        self._sse = SseDecoder()
-        self._body = bytearray()
-        # Of the chunk under way, taken by `_take`.
-        self._deltas: list[Delta] = []
-        self._finish: Finish | None = None
-        self._usage: Usage | None = None
-        self._cost_nanos: int | None = None
-        self._model = ""
-        # Of the whole answer.
-        self._failure: Failure | None = None
-        self._answering = ""
-        self._is_whole = False
         self._calls: dict[int, _Call] = {}
         self._slots: set[int] = set()
         self._broken: Evidence | None = None
         self._refused = False
         self._reasoning: list[str] = []
         self._reasoning_chars = 0
-        self._anything = False
-
-    def feed(self, data: bytes) -> ChunkArrived | None:
-        """Take one read; answer what it held."""
-        if self.finished:
-            return None
-        if self._form is not _Form.EVENTS:
-            data = self._see(data)
-            if not data:
-                return None
-        for frame in self._sse.feed(data):
-            if frame == _DONE:
-                self.finished = True
-            else:
-                self._frame(frame)
-            if self.finished:
-                break
-        if self._sse.violation is not None and not self.finished:
-            self._break("the stream is beyond its bounds", self._sse.violation.value)
-        return self._take()
-
-    def close(self) -> ChunkArrived | Failure | None:
-        """Take the end of the body; call again until None: leftovers come before a failure."""
-        if not self.finished:
-            self.finished = True
-            if self._form is _Form.WHOLE:
-                self._whole(bytes(self._body))
-                self._body.clear()
-            else:
-                self._sse.close()
-                if self._anything or self._sse.truncated:
-                    self._break("the stream ended before its end", "cut")
-                else:
-                    self._break("an empty answer", "empty_response")
-        chunk = self._take()
-        if chunk is not None:
-            return chunk
-        failure, self._failure = self._failure, None
-        return failure
-
-    def _see(self, data: bytes) -> bytes:
-        """Find the form and keep the body; answer what of it an event stream has to take."""
-        if self._form is _Form.UNSEEN:
-            # Blank lines before an answer mean that it is queued; nothing of them is kept.
-            data = (bytes(self._body) + data).lstrip()
-            self._body.clear()
-            if len(data) < len(_BOM) and _BOM.startswith(data):
-                self._body += data
-                return b""
-            data = data.removeprefix(_BOM).lstrip()
-            if data.startswith((b"{", b"[")):
-                self._form = _Form.WHOLE
-            elif data and self._may_stream and not data.startswith(b"<"):
-                self._form = _Form.EVENTS
-                return data
-            elif data:
-                self._break("a page or text instead of an answer", "not_an_answer")
-        if self._form is _Form.WHOLE:
-            self._body += data
-            if len(self._body) > BODY_BYTES_MAX:
-                self._body.clear()
-                self._break("the body is beyond its bounds", "body_too_long")
-        return b""
-
-    def _take(self) -> ChunkArrived | None:
-        """Hand over what has gathered since the last time."""
-        deltas = tuple(self._deltas)
-        self._deltas.clear()
-        if not (self._finish or self._usage or self._model):
-            return ChunkArrived(self._attempt, deltas) if deltas else None
-        chunk = ChunkArrived(
-            self._attempt, deltas, self._finish, self._usage, self._model, self._cost_nanos
-        )
-        self._finish = self._usage = self._cost_nanos = None
-        self._model = ""
-        return chunk
 
     def _frame(self, frame: bytes) -> None:
         """Take the data of one event."""
-        self._anything = True
         try:
             # Few brackets cannot nest deeply: the check of `decode_as`, without its calls.
             few = frame.count(b"{") + frame.count(b"[") <= bounded_json.DEPTH_MAX
             chunk = _CHUNK.decode(frame) if few else bounded_json.decode_as(_CHUNK, frame)
         except ValueError:
-            self._break("an event that is not JSON as agreed", "invalid_json")
+            self._break_json()
             return
         choices = chunk.choices
         for choice in choices or ():
@@ -252,13 +126,13 @@ class OpenAIDecoder:
             if choice.index == 0 and not self._is_whole:
                 if choice.delta is not None:
                     self._said(choice.delta)
-                if choice.finish_reason is not None or choice.error != _NULL:
+                if choice.finish_reason is not None or choice.error != NULL:
                     self._ends(choice.finish_reason, choice.error)
         if (
             chunk.model != self._answering
             or not choices
-            or chunk.usage != _NULL
-            or chunk.error != _NULL
+            or chunk.usage != NULL
+            or chunk.error != NULL
             or self._broken is not None
         ):
             self._rest(chunk, frame)
@@ -268,14 +142,14 @@ class OpenAIDecoder:
         try:
             answer = bounded_json.decode_as(_WHOLE, body if body.startswith(b"{") else b"{}")
         except ValueError:
-            self._break("a body that is not JSON as agreed", "invalid_json")
+            self._break_json()
             return
         for choice in (answer.choices or ())[:1]:
             if choice.message is not None:
                 for number, call in enumerate(choice.message.tool_calls or ()):
                     call.index = number
                 self._said(choice.message)
-            if choice.finish_reason is not None or choice.error != _NULL:
+            if choice.finish_reason is not None or choice.error != NULL:
                 self._ends(choice.finish_reason, choice.error)
         self._rest(answer, body)
         if not answer.choices and self._failure is None:
@@ -283,14 +157,13 @@ class OpenAIDecoder:
 
     def _rest(self, told: _Chunk | _Whole, text: bytes) -> None:
         """Take what stands beside the choices: error, usage, the answering model."""
-        if told.error != _NULL or not told.choices:
+        if told.error != NULL or not told.choices:
             # Rare, so a second look at the text costs nothing that counts.
             self._fail(text)
         if self._broken is not None and self._failure is None:
             self._judge(self._broken)
-        if told.model and told.model != self._answering:
-            self._answering = self._model = told.model
-        if told.usage != _NULL:
+        self._answers(told.model)
+        if told.usage != NULL:
             usage = read_usage(told.usage, self._candidate)
             if usage is not None:
                 self._usage = usage
@@ -301,18 +174,13 @@ class OpenAIDecoder:
 
     def _said(self, delta: _Delta) -> None:
         """Take the substance of one delta; neighbours of one kind become one."""
-        deltas = self._deltas
         thought = delta.reasoning_content or delta.reasoning
         if thought:
             self._thought(thought)
         # The words of a refusal are the answer's text; that it is one, the finish says.
         text = delta.content or delta.refusal
         if text:
-            last = deltas[-1] if deltas else None
-            if type(last) is TextDelta:
-                deltas[-1] = TextDelta(last.text + text)
-            else:
-                deltas.append(TextDelta(text))
+            self._wrote(text)
         if delta.refusal:
             self._refused = True
         if delta.tool_calls:
@@ -320,13 +188,8 @@ class OpenAIDecoder:
                 self._called(call)
 
     def _thought(self, text: str) -> None:
-        deltas = self._deltas
-        last = deltas[-1] if deltas else None
-        if type(last) is ReasoningDelta:
-            deltas[-1] = ReasoningDelta(last.text + text)
-        else:
-            deltas.append(ReasoningDelta(text))
-        if self._quirks.returns_reasoning and self._reasoning_chars <= STATE_CHARS_MAX:
+        super()._thought(text)
+        if self._quirks.returns_reasoning and self._reasoning_chars <= decoding.STATE_CHARS_MAX:
             self._reasoning_chars += len(text)
             self._reasoning.append(text)
 
@@ -360,7 +223,7 @@ class OpenAIDecoder:
 
     def _ends(self, reason: str | None, error: Raw) -> None:
         """Take a finish reason, or the error of a choice."""
-        if error != _NULL:
+        if error != NULL:
             self._fail(b'{"error":' + bytes(error) + b"}")
         elif reason in _BREAKS:
             # The chunk's own error, if it has one, says more: `_rest` looks for it.
@@ -368,7 +231,7 @@ class OpenAIDecoder:
         elif reason:
             self._is_whole = True
             self._finish = self._finish_of(reason)
-            if self._reasoning and self._reasoning_chars <= STATE_CHARS_MAX:
+            if self._reasoning and self._reasoning_chars <= decoding.STATE_CHARS_MAX:
                 state = msgspec.json.encode(KeptState("".join(self._reasoning)))
                 owner = state_owner(self._candidate)
                 self._deltas.append(StateDelta(ProviderState(DIALECT, owner, state)))
@@ -376,35 +239,10 @@ class OpenAIDecoder:
     def _finish_of(self, word: str) -> Finish:
         reason = _FINISHES.get(word)
         if reason is None:
-            # A word we do not know still says that the answer is whole (R26).
-            return Finish(_R.STOP, word if _WORD.fullmatch(word) else "")
+            return unknown_finish(word)
         if reason is _R.STOP and self._refused:
             return Finish(_R.REFUSAL)
         if reason is _R.STOP and self._calls:
             # A forced call ends with "stop" at OpenAI, any call at some servers.
             return Finish(_R.TOOL_CALLS)
         return Finish(reason)
-
-    def _fail(self, text: bytes) -> None:
-        """Look whether a JSON text is an error, and if so end with it."""
-        try:
-            value = bounded_json.decode(text)
-        except ValueError:
-            self._break("an event that is not JSON as agreed", "invalid_json")
-            return
-        if is_error(value):
-            self._judge(examine(0, {}, value))
-
-    def _judge(self, evidence: Evidence) -> None:
-        provider = self._candidate.model.provider
-        self._end(judge(vendor_of(provider), provider, evidence, self._now_ms))
-
-    def _break(self, what: str, code: str) -> None:
-        provider = self._candidate.model.provider
-        detail = f"{provider}: {what} ({code})"
-        self._end(Failure(FailureClass.PROTOCOL, detail, code=code))
-
-    def _end(self, failure: Failure) -> None:
-        self.finished = True
-        if not self._is_whole and self._failure is None:
-            self._failure = failure

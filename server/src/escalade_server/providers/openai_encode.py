@@ -5,7 +5,6 @@ one whole value before it goes in verbatim, so that it cannot close a brace that
 """
 
 import base64
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -13,12 +12,10 @@ from typing import Final
 import msgspec
 
 from escalade_server.core.commands import Candidate
-from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.task import (
     FormatKind,
     Image,
     Part,
-    ProviderState,
     Request,
     ResponseFormat,
     Role,
@@ -30,16 +27,20 @@ from escalade_server.core.task import (
     ToolMode,
     ToolResult,
 )
-from escalade_server.engine.ports import ProviderFailure
-from escalade_server.providers import bounded_json
+from escalade_server.providers.encoding import (
+    EMPTY_SCHEMA,
+    Json,
+    call_id,
+    own_state,
+    raw_json,
+    refuse,
+    state_owner,
+)
 from escalade_server.providers.openai_quirks import Quirks, quirks_of
 
 DIALECT: Final = "openai"
 
-Json = dict[str, object]
-
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
-_EMPTY_SCHEMA: Final = msgspec.Raw(b'{"type":"object","properties":{}}')
 _ROLES: Final = {Role.SYSTEM: "system", Role.USER: "user", Role.ASSISTANT: "assistant"}
 _MARK: Final = {"cache_control": {"type": "ephemeral"}}
 
@@ -48,11 +49,6 @@ class KeptState(msgspec.Struct):
     """What of its own a vendor wants back; a caller returns it, so only this is read of it."""
 
     reasoning_content: str
-
-
-def state_owner(candidate: Candidate) -> str:
-    """Whose state it is: a model at a vendor, whatever the account."""
-    return f"{candidate.model.provider}/{candidate.model.wire_id}"
 
 
 def body(request: Request, candidate: Candidate) -> bytes:
@@ -83,19 +79,6 @@ def body(request: Request, candidate: Candidate) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def _refuse(detail: str) -> ProviderFailure:
-    return ProviderFailure(Failure(FailureClass.BAD_REQUEST, detail, sent=False))
-
-
-def _raw(text: str, what: str) -> tuple[msgspec.Raw, object]:
-    """Check a caller's JSON; verbatim and decoded."""
-    data = text.encode()
-    try:
-        return msgspec.Raw(data), bounded_json.decode(data)
-    except ValueError:
-        raise _refuse(f"{what} is not JSON, or nests too deeply") from None
-
-
 def _messages(request: Request, quirks: Quirks, owner: str) -> Iterator[Json]:
     keeps = quirks.returns_reasoning and bool(request.tools)
     for message in request.messages:
@@ -120,14 +103,14 @@ def _said(role: Role, parts: Sequence[Part], quirks: Quirks) -> Json:
     spoken = [part for part in parts if isinstance(part, Text | Image)]
     foreign = (ToolCall, Image) if role is Role.SYSTEM else (ToolCall,)
     if role not in _ROLES or any(isinstance(part, foreign) for part in parts):
-        raise _refuse(f"a {role.value} message holds a part that does not belong there")
+        raise refuse(f"a {role.value} message holds a part that does not belong there")
     return {"role": _ROLES[role], "content": _content(spoken, quirks)}
 
 
 def _assistant(parts: Sequence[Part], quirks: Quirks, owner: str) -> Json:
     """An earlier turn; ``owner`` names whose reasoning goes back, if any."""
     if any(isinstance(part, Image) for part in parts):
-        raise _refuse("an assistant message holds an image")
+        raise refuse("an assistant message holds an image")
     said = [part for part in parts if isinstance(part, Text)]
     calls = [part for part in parts if isinstance(part, ToolCall)]
     turn: Json = {"role": "assistant", "content": _texts(said, quirks) if said else None}
@@ -142,13 +125,11 @@ def _assistant(parts: Sequence[Part], quirks: Quirks, owner: str) -> Json:
 
 
 def _kept(parts: Sequence[Part], owner: str) -> str:
-    for part in parts:
-        if isinstance(part, ProviderState) and (part.dialect, part.model) == (DIALECT, owner):
-            try:
-                return msgspec.json.decode(part.data, type=KeptState).reasoning_content
-            except ValueError:
-                return ""
-    return ""
+    try:
+        kept = own_state(parts, DIALECT, owner)
+        return msgspec.json.decode(kept, type=KeptState).reasoning_content if kept else ""
+    except ValueError:
+        return ""
 
 
 def _content(parts: Sequence[Text | Image], quirks: Quirks) -> str | list[Json]:
@@ -185,16 +166,13 @@ def _call(call: ToolCall) -> Json:
 
 
 def _call_id(given: str) -> str:
-    """Another vendor's id, if it fits; else one made of it, the same for call and result."""
-    if _CALL_ID.fullmatch(given):
-        return given
-    return f"call_{hashlib.sha256(given.encode()).hexdigest()[:24]}"
+    return call_id(given, _CALL_ID, "call_")
 
 
 def _tool(tool: Tool) -> Json:
-    schema = _EMPTY_SCHEMA
+    schema = EMPTY_SCHEMA
     if tool.parameters_json:
-        schema, _ = _raw(tool.parameters_json, "the parameters of a tool")
+        schema, _ = raw_json(tool.parameters_json, "the parameters of a tool")
     function: Json = {"name": tool.name, "parameters": schema}
     if tool.description:
         function["description"] = tool.description
@@ -216,7 +194,7 @@ def _tool_choice(choice: ToolChoice) -> str | Json | None:
 def _format(wanted: ResponseFormat) -> Json:
     if wanted.kind is FormatKind.JSON:
         return {"type": "json_object"}
-    schema, decoded = _raw(wanted.schema_json, "the schema of the answer")
+    schema, decoded = raw_json(wanted.schema_json, "the schema of the answer")
     return {
         "type": "json_schema",
         "json_schema": {

@@ -8,10 +8,8 @@ import msgspec
 from escalade_server.core.commands import Candidate
 from escalade_server.core.money import NANOS_PER_USD
 from escalade_server.core.task import Usage
+from escalade_server.providers.believed_usage import believed
 
-_ABSURD_FACTOR: Final = 10
-_TOKENS_FLOOR: Final = 4_096
-"""Vendors add prompts and templates of their own, so a tiny bound does not make a count absurd."""
 _COST_USD_MAX: Final = 10_000
 
 
@@ -42,29 +40,20 @@ _COST: Final = msgspec.json.Decoder(_Cost)
 
 
 def read_usage(raw: bytes, candidate: Candidate) -> Usage | None:
-    """Read a usage object; None if it is missing, malformed, negative or beyond belief.
-
-    An explicit zero is zero. Parts larger than their whole are cut down to it.
-    """
+    """Read a usage object; None if it is missing, malformed, negative or beyond belief."""
     try:
         told = _USAGE.decode(raw)
     except ValueError:
         return None
-    bound = candidate.output_tokens_max + candidate.model.reasoning_bound_tokens
-    if not (
-        0 <= told.prompt_tokens <= _limit(candidate.tokens)
-        and 0 <= told.completion_tokens <= _limit(bound)
-    ):
-        return None
     inputs = told.prompt_tokens_details or _InputDetails()
     outputs = told.completion_tokens_details or _OutputDetails()
-    cached = _part(inputs.cached_tokens or told.prompt_cache_hit_tokens, told.prompt_tokens)
-    return Usage(
-        input_tokens=told.prompt_tokens,
-        output_tokens=told.completion_tokens,
-        cached_tokens=cached,
-        cache_write_tokens=_part(inputs.cache_write_tokens, told.prompt_tokens - cached),
-        reasoning_tokens=_part(outputs.reasoning_tokens, told.completion_tokens),
+    return believed(
+        candidate,
+        inputs=told.prompt_tokens,
+        outputs=told.completion_tokens,
+        cached=inputs.cached_tokens or told.prompt_cache_hit_tokens,
+        cache_write=inputs.cache_write_tokens,
+        reasoning=outputs.reasoning_tokens,
     )
 
 
@@ -77,11 +66,3 @@ def read_cost_nanos(raw: bytes) -> int | None:
     if cost is None or not 0 <= cost <= _COST_USD_MAX:
         return None
     return int((cost * NANOS_PER_USD).to_integral_value(ROUND_CEILING))
-
-
-def _limit(bound: int) -> int:
-    return _ABSURD_FACTOR * max(bound, _TOKENS_FLOOR)
-
-
-def _part(count: int | None, whole: int) -> int:
-    return min(max(count or 0, 0), whole)

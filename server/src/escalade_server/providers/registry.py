@@ -6,12 +6,20 @@ from typing import Final, Self
 
 from escalade_server.core.catalog import Model
 from escalade_server.engine.ports import Clock, Provider
+from escalade_server.providers.anthropic_messages import AnthropicMessages
 from escalade_server.providers.codec import Codec, Endpoint
 from escalade_server.providers.dialect import DialectProvider
+from escalade_server.providers.gemini_content import GeminiContent
 from escalade_server.providers.http import CONNECT_TIMEOUT_MS, HttpClient
 from escalade_server.providers.openai_chat import OpenAIChat
 
-CODECS: Final[Mapping[str, Codec]] = MappingProxyType({OpenAIChat.name: OpenAIChat()})
+CODECS: Final[Mapping[str, Codec]] = MappingProxyType(
+    {
+        OpenAIChat.name: OpenAIChat(),
+        AnthropicMessages.name: AnthropicMessages(),
+        GeminiContent.name: GeminiContent(),
+    }
+)
 """The dialects that are built, by the name that a strategy gives them."""
 
 

@@ -8,21 +8,26 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Final
+from zoneinfo import ZoneInfo
 
+MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
 AHEAD_MS_MAX: Final = 32 * DAY_MS
 
-_UNIT_MS: Final = {"us": 0.001, "ms": 1, "s": 1_000, "m": 60_000, "h": HOUR_MS, "d": DAY_MS}
+_PACIFIC: Final = ZoneInfo("America/Los_Angeles")
+_UNIT_MS: Final = {"us": 0.001, "ms": 1, "s": 1_000, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 _STEP: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(us|ms|s|m|h|d)")
 _DURATION: Final = re.compile(rf"(?:{_STEP.pattern})+")
-_ISO: Final = r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:[Zz]|[+-]\d\d:?\d\d)?)"
+_ISO: Final = (
+    r"(\d{4}-\d\d-\d\d(?:[Tt ]| at )\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:[Zz]|[+-]\d\d:?\d\d)?)"
+)
 _RESETS_AT: Final = re.compile(
-    rf"\b(?:resets?|available|resumes?|again)\s+(?:at|on)\s+{_ISO}", re.IGNORECASE
+    rf"\b(?:resets?|available|resumes?|again|access)\s+(?:at|on)\s+{_ISO}", re.IGNORECASE
 )
 _AGAIN_IN: Final = re.compile(rf"\btry again in ({_DURATION.pattern})\b", re.IGNORECASE)
 # An epoch in ms is beyond this, one in seconds is below it, a wait in seconds far below.
@@ -42,13 +47,17 @@ class Unit(Enum):
 
 
 class Window(Enum):
-    """The calendar window that a signal names; it ends in UTC."""
+    """The window that a signal names; a calendar one ends in UTC unless it says otherwise."""
 
     NONE = "none"
     DAY = "day"
     WEEK = "week"
     """From Monday."""
     MONTH = "month"
+    PACIFIC_DAY = "pacific_day"
+    """Google's: it ends at midnight in California, summer and winter."""
+    TEN_MINUTES = "ten_minutes"
+    """Rolling, so at most this long from now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +122,16 @@ def header_ms(
 
 
 def window_end_ms(window: Window, now_ms: int) -> int | None:
-    """When the calendar window that holds ``now_ms`` ends, in UTC."""
+    """When the window that holds ``now_ms`` ends."""
     if window is Window.NONE:
         return None
+    if window is Window.TEN_MINUTES:
+        return now_ms + 10 * MINUTE_MS
+    if window is Window.PACIFIC_DAY:
+        today = datetime.fromtimestamp(now_ms // 1_000, _PACIFIC)
+        midnight = datetime(today.year, today.month, today.day, tzinfo=_PACIFIC)
+        # A wall clock's day, so the day on which the clocks change is an hour off the usual.
+        return int((midnight + timedelta(days=1)).timestamp()) * 1_000
     if window is Window.MONTH:
         now = datetime.fromtimestamp(now_ms // 1_000, UTC)
         year, month = divmod(now.year * 12 + now.month, 12)
@@ -147,7 +163,7 @@ def _duration(text: str) -> float | None:
 
 def _rfc_3339(text: str) -> float | None:
     try:
-        return _utc(datetime.fromisoformat(text)).timestamp() * 1_000
+        return _utc(datetime.fromisoformat(text.replace(" at ", " "))).timestamp() * 1_000
     except (ValueError, OverflowError):
         return None
 

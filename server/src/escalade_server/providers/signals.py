@@ -101,6 +101,7 @@ class Vendor:
 
     Attributes:
         name: of the provider in a strategy.
+        dialect: that it speaks when it goes by these rows.
         own: its own rows; within a rank they come before the shared ones.
         shared: rows of its dialect.
         reset_headers: where it writes when a limit resets.
@@ -109,6 +110,7 @@ class Vendor:
     """
 
     name: str
+    dialect: str
     own: tuple[Rule, ...] = ()
     shared: tuple[Rule, ...] = ()
     reset_headers: tuple[ResetHeader, ...] = ()

@@ -1,0 +1,216 @@
+"""What the decoders of all dialects share: the form of a body, its bounds, and how it ends.
+
+The form is seen from the first byte, whatever the headers say: vendors answer a stream request
+with an error as JSON (U11), with a whole answer, or with a login page (U12).
+"""
+
+import re
+from abc import ABC, abstractmethod
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from escalade_server.core.commands import Candidate
+from escalade_server.core.events import ChunkArrived, Delta, Finish, ReasoningDelta, TextDelta
+from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.task import FinishReason, Usage
+from escalade_server.providers import bounded_json
+from escalade_server.providers.error_body import Evidence, examine, is_error
+from escalade_server.providers.signal_tables import vendor_of
+from escalade_server.providers.signals import judge
+from escalade_server.providers.sse import SseDecoder
+
+BODY_BYTES_MAX: Final = 16 << 20
+STATE_CHARS_MAX: Final = 1 << 20
+"""Of what a vendor wants back: a longer state is not kept."""
+NULL: Final = msgspec.Raw(b"null")
+
+_DONE: Final = b"[DONE]"
+_BOM: Final = b"\xef\xbb\xbf"
+_WORD: Final = re.compile(r"[a-z_]{1,48}")
+
+
+class Form(Enum):
+    """What the first byte of the body says it is."""
+
+    UNSEEN = "unseen"
+    EVENTS = "events"
+    WHOLE = "whole"
+
+
+def finish_word(word: str) -> str:
+    """A vendor's word as the detail of a finish, if it is one."""
+    word = word.lower()
+    return word if _WORD.fullmatch(word) else ""
+
+
+def unknown_finish(word: str) -> Finish:
+    """A word we do not know still says that the answer is whole (R26)."""
+    return Finish(FinishReason.STOP, finish_word(word))
+
+
+class AnswerDecoder(ABC):
+    """Implements `Decoder` but for what stands in a frame or a whole body.
+
+    After the finish reason nothing can break the answer any more (R26). What arrives with a
+    failure is given first; the failure is the answer of a later ``close``.
+    """
+
+    def __init__(
+        self, candidate: Candidate, attempt: int, *, streamed: bool, content_type: str, now_ms: int
+    ) -> None:
+        """Begin an answer whose headers came at ``now_ms``."""
+        self.finished = False
+        self._candidate = candidate
+        self._attempt = attempt
+        self._may_stream = streamed and "html" not in content_type.lower()
+        self._now_ms = now_ms
+        self._form = Form.UNSEEN
+        self._sse = SseDecoder()
+        self._body = bytearray()
+        # Of the chunk under way, taken by `_take`.
+        self._deltas: list[Delta] = []
+        self._finish: Finish | None = None
+        self._usage: Usage | None = None
+        self._cost_nanos: int | None = None
+        self._model = ""
+        # Of the whole answer.
+        self._failure: Failure | None = None
+        self._answering = ""
+        self._is_whole = False
+        self._anything = False
+
+    @abstractmethod
+    def _frame(self, frame: bytes) -> None:
+        """Take the data of one event."""
+
+    @abstractmethod
+    def _whole(self, body: bytes) -> None:
+        """Take a body that is one JSON text."""
+
+    def feed(self, data: bytes) -> ChunkArrived | None:
+        """Take one read; answer what it held."""
+        if self.finished:
+            return None
+        if self._form is not Form.EVENTS:
+            data = self._see(data)
+            if not data:
+                return None
+        for frame in self._sse.feed(data):
+            if frame == _DONE:
+                self.finished = True
+            else:
+                self._anything = True
+                self._frame(frame)
+            if self.finished:
+                break
+        if self._sse.violation is not None and not self.finished:
+            self._break("the stream is beyond its bounds", self._sse.violation.value)
+        return self._take()
+
+    def close(self) -> ChunkArrived | Failure | None:
+        """Take the end of the body; call again until None: leftovers come before a failure."""
+        if not self.finished:
+            self.finished = True
+            if self._form is Form.WHOLE:
+                self._whole(bytes(self._body))
+                self._body.clear()
+            else:
+                self._sse.close()
+                if self._anything or self._sse.truncated:
+                    self._break("the stream ended before its end", "cut")
+                else:
+                    self._break("an empty answer", "empty_response")
+        chunk = self._take()
+        if chunk is not None:
+            return chunk
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _see(self, data: bytes) -> bytes:
+        """Find the form and keep the body; answer what of it an event stream has to take."""
+        if self._form is Form.UNSEEN:
+            # Blank lines before an answer mean that it is queued; nothing of them is kept.
+            data = (bytes(self._body) + data).lstrip()
+            self._body.clear()
+            if len(data) < len(_BOM) and _BOM.startswith(data):
+                self._body += data
+                return b""
+            data = data.removeprefix(_BOM).lstrip()
+            if data.startswith((b"{", b"[")):
+                self._form = Form.WHOLE
+            elif data and self._may_stream and not data.startswith(b"<"):
+                self._form = Form.EVENTS
+                return data
+            elif data:
+                self._break("a page or text instead of an answer", "not_an_answer")
+        if self._form is Form.WHOLE:
+            self._body += data
+            if len(self._body) > BODY_BYTES_MAX:
+                self._body.clear()
+                self._break("the body is beyond its bounds", "body_too_long")
+        return b""
+
+    def _take(self) -> ChunkArrived | None:
+        """Hand over what has gathered since the last time."""
+        deltas = tuple(self._deltas)
+        self._deltas.clear()
+        if not (self._finish or self._usage or self._model):
+            return ChunkArrived(self._attempt, deltas) if deltas else None
+        chunk = ChunkArrived(
+            self._attempt, deltas, self._finish, self._usage, self._model, self._cost_nanos
+        )
+        self._finish = self._usage = self._cost_nanos = None
+        self._model = ""
+        return chunk
+
+    def _wrote(self, text: str) -> None:
+        """Take a piece of the answer's text; neighbours of one kind become one."""
+        deltas = self._deltas
+        last = deltas[-1] if deltas else None
+        if type(last) is TextDelta:
+            deltas[-1] = TextDelta(last.text + text)
+        else:
+            deltas.append(TextDelta(text))
+
+    def _thought(self, text: str) -> None:
+        """Take a piece of visible reasoning."""
+        deltas = self._deltas
+        last = deltas[-1] if deltas else None
+        if type(last) is ReasoningDelta:
+            deltas[-1] = ReasoningDelta(last.text + text)
+        else:
+            deltas.append(ReasoningDelta(text))
+
+    def _answers(self, model: str | None) -> None:
+        """Take the name of the model that answers; it is told when it changes (U30)."""
+        if model and model != self._answering:
+            self._answering = self._model = model
+
+    def _fail(self, text: bytes) -> None:
+        """Look whether a JSON text is an error, and if so end with it."""
+        try:
+            value = bounded_json.decode(text)
+        except ValueError:
+            self._break_json()
+            return
+        if is_error(value):
+            self._judge(examine(0, {}, value))
+
+    def _judge(self, evidence: Evidence) -> None:
+        model = self._candidate.model
+        vendor = vendor_of(model.provider, model.dialect)
+        self._end(judge(vendor, model.provider, evidence, self._now_ms))
+
+    def _break_json(self) -> None:
+        self._break("JSON that is not as agreed", "invalid_json")
+
+    def _break(self, what: str, code: str) -> None:
+        detail = f"{self._candidate.model.provider}: {what} ({code})"
+        self._end(Failure(FailureClass.PROTOCOL, detail, code=code))
+
+    def _end(self, failure: Failure) -> None:
+        self.finished = True
+        if not self._is_whole and self._failure is None:
+            self._failure = failure
