@@ -144,24 +144,20 @@ def uneventful() -> Callable[[], object]:
         feed = cascade.handle
         # After each event a run asks for the next waking, and whether all is over.
         reserve = feed(Started(standing), now_ms=T0)[-1]
-        assert cascade.wake_at_ms
-        assert not cascade.closed
+        state = cascade.wake_at_ms, cascade.closed
         assert type(reserve) is Reserve
         books.reserve(reserve.candidates[0])
         feed(Reserved(1, first.position), now_ms=T0)
-        assert cascade.wake_at_ms
-        assert not cascade.closed
+        state = cascade.wake_at_ms, cascade.closed
         feed(text, now_ms=T0)
-        assert cascade.wake_at_ms
-        assert not cascade.closed
+        state = cascade.wake_at_ms, cascade.closed
         settle = feed(last, now_ms=T0)[-1]
-        assert cascade.wake_at_ms is None
-        assert not cascade.closed
+        state = cascade.wake_at_ms, cascade.closed
         assert type(settle) is Settle
         books.settle(reserve.candidates[0], settle)
         end = feed(Settled(1, standing), now_ms=T0)[-1]
-        assert cascade.wake_at_ms is None
-        assert cascade.closed
+        state = cascade.wake_at_ms, cascade.closed
+        assert state == (None, True)
         return end
 
     ended = task()

@@ -216,7 +216,8 @@ def bare(*, ahead: bool) -> Callable[[bytes, Any], Awaitable[None]]:
 
     def last(text: str) -> bytes:
         response = CompleteResponse()
-        for number, fact in enumerate((ASSESSED, selected(), finished(text)), 1):
+        facts: list[Fact | Outcome] = [ASSESSED, selected(), finished(text)]
+        for number, fact in enumerate(facts, 1):
             put_event(response.events.add(), number, fact, whole=True)
         return response.SerializeToString()
 
@@ -236,7 +237,9 @@ def bare(*, ahead: bool) -> Callable[[bytes, Any], Awaitable[None]]:
 
 async def _serve_bare(kind: str, stack: AsyncExitStack) -> int:
     server = aio.server(options=channel_options(ServerOptions()))
-    handlers = {"Complete": grpc.unary_stream_rpc_method_handler(bare(ahead=kind == "grpc"))}
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Complete": grpc.unary_stream_rpc_method_handler(bare(ahead=kind == "grpc"))
+    }
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("escalade.v1.RouterService", handlers),)
     )

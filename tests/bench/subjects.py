@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -57,7 +57,9 @@ class Server(Subject):
         super().__init__(name, process)
         options = (("grpc.use_local_subchannel_pool", 1),)
         self._channels = [aio.insecure_channel(target, options) for _ in range(CONNECTIONS)]
-        self._calls = [channel.unary_stream(_METHOD) for channel in self._channels]
+        self._calls: list[Callable[[bytes], AsyncIterable[bytes]]] = [
+            channel.unary_stream(_METHOD) for channel in self._channels
+        ]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -164,7 +166,14 @@ async def subjects(
     async with AsyncExitStack() as stack:
         started = {}
         for kind in (*kinds, "direct"):
-            words = (sys.executable, "-m", "tests.bench.stages", kind, base_url, folder)
+            words: tuple[str | Path, ...] = (
+                sys.executable,
+                "-m",
+                "tests.bench.stages",
+                kind,
+                base_url,
+                folder,
+            )
             started[kind] = await stack.enter_async_context(_process(*words))
         log = stack.enter_context((folder / "log.jsonl").open("wb"))
         words = (command, "serve", "--strategy", file, "--listen", "127.0.0.1:0", "--grace", "1s",

@@ -88,7 +88,7 @@ def test_r20_below_the_start_is_a_downgrade() -> None:
     found = change.escalation(pages, BUDGET, (full("gpt"),))
 
     assert (found.kind, found.reason) == (EscalationKind.DOWNGRADE, R.DOWNGRADE)
-    assert "passed over gpt (had $5.00 of $5.00 this month)" in found.detail
+    assert found.detail == "gpt had $5.00 of $5.00 this month"
 
 
 @pytest.mark.parametrize("status", [AttemptStatus.REJECTED, AttemptStatus.FAILED])

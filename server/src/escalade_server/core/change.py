@@ -26,21 +26,23 @@ def escalation(diary: Diary, to: Layer, skips: tuple[Skip, ...]) -> Escalated:
     left, look = diary.layer_path[-1], diary.look
     failed = _last_failed(diary, left)
     kind, reason = EscalationKind.FAILURE, EscalationReason.OUTAGE
-    first = next((s for s in skips if s.layer == left and s.model), None)
     begun = len(diary.layer_path) > 1 or diary.attempts
+    down = to.index < look.origin
+    blamed = look.assessment.start_layer if down and not begun else left
+    first = next((s for s in skips if s.layer == blamed and s.model), None)
     if failed is not None:
         reason, detail = _reason_of(failed), f"{failed.model.id} {failed.detail}"
-    elif not begun and look.origin and to.index >= look.origin:
+    elif not begun and look.origin and not down:
         kind, reason, detail = EscalationKind.INITIAL, look.initial, look.initial_detail
     elif first is not None and first.model:
         reason = walk.reason_of(first.verdict)
         detail = f"{first.model.id} {_had(first)}"
     else:
         detail = f"no model of {left} is available"
-    passed = [s for s in skips if s.layer not in (left, to.name)]
+    passed = [s for s in skips if s is not first and s.layer not in (left, to.name)]
     if passed:
         detail += f"; passed over {', '.join(dict.fromkeys(_passed(s) for s in passed))}"
-    if to.index < look.origin:
+    if down:
         kind, reason = EscalationKind.DOWNGRADE, EscalationReason.DOWNGRADE
     return Escalated(left, to.name, reason, detail, kind, failed.number if failed else None)
 

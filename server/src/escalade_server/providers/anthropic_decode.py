@@ -159,6 +159,8 @@ class AnthropicDecoder(AnswerDecoder):
                 if event.message is not None:
                     self._answers(event.message.model)
                     self._count(event.message.usage)
+                    # A count of what was made before it is made; the one that holds comes last.
+                    self._counts.output_tokens = None
             case "message_delta":
                 self._count(event.usage)
                 if event.delta is not None and event.delta.stop_reason:
@@ -288,6 +290,7 @@ class AnthropicDecoder(AnswerDecoder):
         try:
             told = _USAGE.decode(raw) if raw != NULL else _Usage()
         except ValueError:
+            self._counts = _Usage()
             return
         for name in _Usage.__struct_fields__:
             value = getattr(told, name)
