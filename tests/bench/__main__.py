@@ -22,7 +22,7 @@ from escalade_server import bootstrap
 from escalade_server.engine.clock import SystemClock
 from escalade_server.providers.http import HttpClient, HttpLimits
 from tests.bench import micro, store, table
-from tests.bench.machine import cpu_us, rss_mb, unit_us
+from tests.bench.machine import cpu_us, optimised, rss_mb, unit_us
 from tests.bench.mock_provider import Script
 from tests.bench.stages import KINDS, Direct, Work
 from tests.bench.subjects import Server, Subject, mock, subjects
@@ -56,7 +56,7 @@ class Size:
 
 
 DEFAULT = Size(3, 320, 48, 64, 1, 100, 30, 500, 2_500, 10_000)
-QUICK = Size(1, 320, 32, 32, 1, 0, 12, 100, 800, 2_000, kinds=("empty",))
+QUICK = Size(1, 240, 24, 32, 1, 0, 8, 100, 700, 1_000, kinds=("empty",))
 
 
 @dataclass(slots=True)
@@ -177,6 +177,7 @@ async def run(size: Size, *, quick: bool) -> Results:
         "system": platform.system(),
         "processor": platform.machine(),
         "cores": os.cpu_count() or 0,
+        "optimised_build": optimised(),
     }
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -199,7 +200,8 @@ def main() -> None:
     chosen = parser.parse_args()
     results = bootstrap.run(run(QUICK if chosen.quick else DEFAULT, quick=chosen.quick))
     print(table.render(results.cpu_us, results.messages_per_stream, results.first_token_ms,
-                       results.memory_mb, results.parts_us, results.unit_us))  # fmt: skip
+                       results.memory_mb, results.parts_us, results.unit_us,
+                       optimised=optimised()))  # fmt: skip
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(results.as_json(), indent=2) + "\n")
 

@@ -1,5 +1,6 @@
 """What is read of the machine: CPU time and memory of processes, and a unit of cost (Linux)."""
 
+import sysconfig
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,11 @@ def cpu_us(pid: int) -> float:
     counts nanoseconds, where ``/proc/PID/stat`` counts hundredths of a second.
     """
     return clock_gettime((~pid << 3) | 2) * 1e6
+
+
+def optimised() -> bool:
+    """Whether this Python was built as releases are: with profile-guided optimisation."""
+    return "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
 
 
 def rss_mb(pid: int) -> float:

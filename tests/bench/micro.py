@@ -151,9 +151,8 @@ def uneventful() -> Callable[[], object]:
         state = cascade.wake_at_ms, cascade.closed
         feed(text, now_ms=T0)
         state = cascade.wake_at_ms, cascade.closed
-        settle = feed(last, now_ms=T0)[-1]
+        (settle,) = [order for order in feed(last, now_ms=T0) if type(order) is Settle]
         state = cascade.wake_at_ms, cascade.closed
-        assert type(settle) is Settle
         books.settle(reserve.candidates[0], settle)
         end = feed(Settled(1, standing), now_ms=T0)[-1]
         state = cascade.wake_at_ms, cascade.closed

@@ -5,9 +5,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from grpc import aio
 
@@ -57,9 +58,8 @@ class Server(Subject):
         super().__init__(name, process)
         options = (("grpc.use_local_subchannel_pool", 1),)
         self._channels = [aio.insecure_channel(target, options) for _ in range(CONNECTIONS)]
-        self._calls: list[Callable[[bytes], AsyncIterable[bytes]]] = [
-            channel.unary_stream(_METHOD) for channel in self._channels
-        ]
+        # The stubs of grpcio have no type for a call of raw bytes.
+        self._calls: list[Any] = [channel.unary_stream(_METHOD) for channel in self._channels]
 
     async def close(self) -> None:
         """Close the connections."""

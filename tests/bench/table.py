@@ -16,6 +16,8 @@ SHARES = (
 )
 """Each layer is what a subject costs more than the one before it."""
 
+SLOW_BUILD = "this Python was built without --enable-optimizations: a release build is faster"
+
 
 def render(
     cpu_us: Mapping[str, Figures],
@@ -24,6 +26,8 @@ def render(
     memory_mb: Figures,
     parts_us: Figures,
     unit_us: float,
+    *,
+    optimised: bool,
 ) -> str:
     """Write all tables."""
     return "\n".join(
@@ -38,6 +42,7 @@ def render(
             *_latency(first_ms, memory_mb),
             "",
             *_parts(parts_us, unit_us),
+            *([] if optimised else [SLOW_BUILD]),
         ]
     )
 
@@ -70,7 +75,7 @@ def _shares(name: str, found: Figures, per: int) -> list[str]:
     if any(name not in found for name, _, _ in SHARES):
         return []
     whole = found["escalade"]
-    lines = ["", f"share of {name} ({whole / per:.1f} µs), by leaving layers out"]
+    lines = ["", f"share of {name} ({whole / per:.1f} µs), by leaving layers out; below 0 is noise"]
     for upper, lower, label in SHARES:
         cost = found[upper] - (found[lower] if lower else 0)
         lines.append(f"  {label:<36}{cost / per:>10.1f}{cost / whole:>8.0%}")

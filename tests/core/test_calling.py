@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from escalade_server.core.calling import DRAIN_MS, Calling, Over
+from escalade_server.core.attempt import Ending, Over
+from escalade_server.core.calling import DRAIN_MS, Calling
 from escalade_server.core.commands import CancelCall, Command, Deliver
 from escalade_server.core.events import (
     AttemptFailed,
@@ -63,7 +64,7 @@ def test_deltas_go_on_at_once_and_the_answer_ends_with_finish_and_usage() -> Non
 
     news = line.hears(WORD, ChunkArrived(1, (), STOP), ChunkArrived(1, (), None, Usage(1, 1)))
 
-    assert news == [None, None, Over(line.live)]
+    assert news == [None, None, Over(line.live, Ending.WHOLE)]
     assert line.out == [Deliver(1, (TextDelta("word"),))]
     assert line.live.delivered
     assert line.calling.live is None
@@ -83,15 +84,17 @@ def test_a_whole_answer_is_kept_and_nothing_is_delivered() -> None:
 def test_r26_with_a_finish_reason_the_answer_is_whole(end: StreamEnded | AttemptFailed) -> None:
     line = Line()
 
-    assert line.hears(WORD, ChunkArrived(1, (), STOP), end)[-1] == Over(line.live)
+    assert line.hears(WORD, ChunkArrived(1, (), STOP), end)[-1] == Over(line.live, Ending.WHOLE)
 
 
 def test_r26_without_a_finish_reason_it_is_broken() -> None:
     cut = Failure(FailureClass.PROTOCOL, "broke off without a finish reason")
     ended, failed = Line(), Line()
 
-    assert ended.hears(WORD, StreamEnded(1))[-1] == Over(ended.live, cut)
-    assert failed.hears(WORD, AttemptFailed(1, BROKE))[-1] == Over(failed.live, BROKE)
+    assert ended.hears(WORD, StreamEnded(1))[-1] == Over(ended.live, Ending.BROKEN, cut)
+    assert failed.hears(WORD, AttemptFailed(1, BROKE))[-1] == Over(
+        failed.live, Ending.BROKEN, BROKE
+    )
 
 
 def test_news_of_other_attempts_is_ignored() -> None:
@@ -118,14 +121,14 @@ def test_r26_usage_that_does_not_come_is_not_waited_for() -> None:
     line.hears(WORD, ChunkArrived(1, (), STOP))
     line.out.clear()
 
-    assert line.calling.overdue(T0 + 10 + 2_000, line.out) == Over(line.live)
+    assert line.calling.overdue(T0 + 10 + 2_000, line.out) == Over(line.live, Ending.WHOLE)
     assert line.out == []
 
 
 def test_r25_a_dropped_call_is_cancelled() -> None:
     line = Line()
 
-    assert line.calling.drop(T0, line.out) is line.live
+    assert line.calling.drop(T0, line.out) == Over(line.live, Ending.DROPPED)
     assert line.out == [CancelCall(1)]
     assert line.calling.wake_at_ms is None
     assert line.calling.drop(T0, line.out) is None
@@ -145,7 +148,7 @@ def test_r25_what_bills_to_its_end_is_read_on(end: StreamEnded | AttemptFailed) 
 
     news = line.hears(StreamEnded(2), WORD, ChunkArrived(1, (), STOP, Usage(1, 1)), end)
 
-    assert news == [None, None, None, Over(line.live, None, drained=True)]
+    assert news == [None, None, None, Over(line.live, Ending.DRAINED)]
     assert line.live.usage == Usage(1, 1)
     assert line.out == [CancelCall(1, drain=True)], "nobody is there to deliver to"
     assert line.calling.draining is None
@@ -155,5 +158,5 @@ def test_r25_a_drain_has_its_time() -> None:
     line = dropped()
     assert line.calling.overdue(T0 + DRAIN_MS - 1, line.out) is None
 
-    assert line.calling.overdue(T0 + DRAIN_MS, line.out) == Over(line.live, None, drained=True)
+    assert line.calling.overdue(T0 + DRAIN_MS, line.out) == Over(line.live, Ending.DRAINED)
     assert line.out[-1] == CancelCall(1)

@@ -18,7 +18,14 @@ from escalade_server.core.catalog import (
     Unit,
 )
 from escalade_server.core.commands import CallModel, Reserve, Settle
-from escalade_server.core.events import AttemptFailed, ChunkArrived, Finish, StreamEnded, TextDelta
+from escalade_server.core.events import (
+    AttemptFailed,
+    ChunkArrived,
+    Finish,
+    Settled,
+    StreamEnded,
+    TextDelta,
+)
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.ledger import denial
 from escalade_server.core.rules import OnComplexity, OnOutage, OnRateLimit, OnTargetExhausted, Rules
@@ -149,6 +156,7 @@ class Life:
         self.request = data.draw(requests(self.catalog, constraints))
         self.play = Play(self.catalog, self.request)
         self.answered: set[str] = set()
+        self.settled: list[int] = []
         self.play.start(data.draw(standings(self.catalog)))
         for _ in range(60):
             if self.play.cascade.closed:
@@ -161,15 +169,16 @@ class Life:
         last = next(
             (c for c in reversed(self.play.log) if isinstance(c, Reserve | CallModel)), None
         )
-        state = self.play.cascade
         settles = [c for c in self.play.log if isinstance(c, Settle)]
         booked = {c.attempt for c in settles}
         if isinstance(last, Reserve) and last.reservation_id not in self.answered:
             self.reserve(last)
         elif isinstance(last, CallModel) and last.attempt not in booked:
             self.news(last)
-        elif settles and not state.closed and state.wake_at_ms is None:
-            self.play.settled()
+        elif len(self.settled) < len(settles) and self.data.draw(st.booleans()):
+            order = settles[len(self.settled)]
+            self.settled.append(order.attempt)
+            self.play.feed(Settled(order.attempt, self.play.standing))
         else:
             self.play.passes(self.data.draw(st.sampled_from([25, 2_000, 30_000])))
 

@@ -80,9 +80,7 @@ async def test_a_stream_has_its_events_in_order() -> None:
     assert reply.headers["request-id"] != whole.headers["request-id"]
 
 
-async def test_usage_counts_cached_tokens_beside_the_input_and_reasoning_inside_the_output() -> (
-    None
-):
+async def test_usage_has_cached_tokens_beside_the_input_and_reasoning_in_the_output() -> None:
     price = Price(input_pico=1_000, cached_input_pico=100, cache_write_pico=1_250, output_pico=10)
     script = ModelScript(
         text="1234",
@@ -203,7 +201,7 @@ async def test_reasoning_is_told_when_asked_for_and_signed() -> None:
     assert deltas(reply, "signature_delta") == whole["content"][0]["signature"] != ""
 
 
-def steps(thought: dict[str, Any] | None) -> list[dict[str, object]]:
+def steps(thought: dict[str, Any] | None) -> list[Any]:
     """A tool's result, handed in with or without the thought that led to the call."""
     call = {"type": "tool_use", "id": "toolu_1", "name": "read_file", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "text"}
@@ -249,7 +247,7 @@ RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "ok"}
 CALLING = {"role": "assistant", "content": [CALL]}
 WORD = {"type": "text", "text": "x"}
 MARKED = WORD | {"cache_control": {"type": "ephemeral"}}
-BAD: list[tuple[dict[str, object], str]] = [
+BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens: Expected `int`"),
     ({"max_tokens": 0}, "max_tokens: Expected `int` >= 1"),
     ({"messages": []}, "messages: Expected"),
@@ -268,6 +266,7 @@ BAD: list[tuple[dict[str, object], str]] = [
         "cannot end with trailing whitespace",
     ),
     ({"messages": [user(*[MARKED] * 5)]}, "A maximum of 4 blocks with cache_control"),
+    ({"messages": [*ASKED, CALLING, user(RESULT)], "tools": []}, "must define tools"),
     ({"tools": [TOOL, TOOL]}, "tools: Tool names must be unique."),
     ({"tool_choice": {"type": "auto"}}, "only be specified while providing tools"),
     ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "f"}}, "Tool 'f' not found"),

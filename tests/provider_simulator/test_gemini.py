@@ -88,9 +88,7 @@ async def test_without_alt_a_stream_is_one_array() -> None:
     assert bad_events.json["error"] == bad.json[0]["error"]
 
 
-async def test_usage_counts_cached_tokens_inside_the_prompt_and_thoughts_beside_the_answer() -> (
-    None
-):
+async def test_usage_has_cached_tokens_in_the_prompt_and_thoughts_beside_the_answer() -> None:
     script = ModelScript(text="1234", reasoning="12345678", cached_input_percent=50)
     contents = [{"role": "user", "parts": [{"text": "x" * 32}]}]
     async with playing(google(script)) as caller:
@@ -123,7 +121,7 @@ async def test_functions_are_called_and_the_loop_ends_with_text() -> None:
         forced = {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["g"]}}
         other = (await caller.generate(tools=TOOLS, toolConfig=forced)).json
 
-    calls = [part["functionCall"] for body in chunks(first) for part in parts(body)[:1] if body]
+    calls = [part["functionCall"] for part in parts(chunks(first)[0])]
     assert calls[0] == turn["content"]["parts"][0]["functionCall"]
     assert calls[0] == {"name": "f", "args": {"path": "m"}}
     assert turn["finishReason"] == "STOP"
@@ -131,7 +129,7 @@ async def test_functions_are_called_and_the_loop_ends_with_text() -> None:
     assert parts(other)[0]["functionCall"]["name"] == "g"
 
 
-def signed_call(model: str) -> tuple[ModelScript, dict[str, object]]:
+def signed_call(model: str) -> tuple[ModelScript, dict[str, Any]]:
     script = ModelScript(
         reasoning="Hm. ", tool_calls=(ToolCallScript(name="f", arguments='{"b": 1, "a": [2]}'),)
     )

@@ -89,6 +89,11 @@ BAD = [
     ("providers: {a: {models: {m: {tokens_per_second: 0}}}}", "must be above 0"),
     ("providers: {openai: {models: {m: {faults: [{kind: plan_window}]}}}}", "openai has no"),
     ("providers: {a: {vendor: acme, models: {}}}", "vendor 'acme' is not one of openai"),
+    ("providers: {a: {dialect: klingon, models: {}}}", "providers.a.dialect: Invalid enum value"),
+    (
+        "providers: {a: {dialect: anthropic, models: {m: {faults: [{kind: array_body}]}}}}",
+        "anthropic has no 'array_body'",
+    ),
     ("providers: {a/b: {models: {}}}", "one step of a path"),
     ("providers: {a: {models: {}}, a: {models: {}}}", "line 1: the key 'a' comes twice"),
 ]
@@ -138,6 +143,45 @@ async def test_the_default_scenario_plays_every_model_of_the_reference_strategie
                 assert f"{limits['requests', 'day']}/day" == limit
             else:
                 assert limits == {}
+
+
+async def test_the_default_scenario_has_three_dialects_at_home() -> None:
+    async with playing(Simulator(default_scenario())) as caller:
+        message = await caller.message(model="claude-3-haiku")
+        generated = await caller.generate(model="gemini-flash")
+        homes = {
+            name: caller.simulator.provider_url(name).removeprefix(caller.simulator.base_url)
+            for name in ("openai", "google", "anthropic")
+        }
+
+    assert message.json["type"] == "message"
+    assert generated.json["candidates"][0]["finishReason"] == "STOP"
+    assert homes == {
+        "openai": "/openai/v1",
+        "google": "/google/v1beta",
+        "anthropic": "/anthropic/v1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dialect", "url"), [("anthropic", "/acme/v1"), ("gemini", "/acme/v1beta"), (None, "/acme/v1")]
+)
+async def test_a_provider_of_any_name_speaks_the_stated_dialect(
+    dialect: str | None, url: str
+) -> None:
+    script = {"dialect": dialect, "models": {"m": {"faults": [{"kind": "day_limit"}]}}}
+    scenario = load_scenario(json.dumps({"providers": {"acme": script}}))
+    async with playing(Simulator(scenario)) as caller:
+        reply = await {
+            "anthropic": caller.message,
+            "gemini": caller.generate,
+            None: caller.chat,
+        }[dialect]("acme")
+
+        assert caller.simulator.provider_url("acme").endswith(url)
+    assert reply.status == 429
+    daily = {"anthropic": b"daily rate limit", "gemini": b"PerDay", None: b"requests per day"}
+    assert daily[dialect] in reply.body
 
 
 def ms(instant: datetime) -> int:

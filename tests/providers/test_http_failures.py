@@ -15,6 +15,7 @@ from escalade_server.providers.http import (
     KINDS,
     HttpClient,
     HttpLimits,
+    HttpResponse,
     TransportFailure,
     TransportKind,
 )
@@ -146,9 +147,12 @@ async def test_each_break_has_its_kind_and_the_prompt_goes_out_once(
     assert server.bodies == [PROMPT]
 
 
-@pytest.mark.parametrize(
-    "garbage", [b"zz\r\nhello\r\n", b"5\r\nhelloXX\r\n"], ids=["size", "end"]
-)
+async def to_the_end(response: HttpResponse) -> None:
+    while await response.read():
+        pass
+
+
+@pytest.mark.parametrize("garbage", [b"zz\r\nhello\r\n", b"5\r\nhelloXX\r\n"], ids=["size", "end"])
 async def test_a_broken_framing_ends_the_read_that_waits(
     client: HttpClient, garbage: bytes
 ) -> None:
@@ -168,8 +172,7 @@ async def test_a_broken_framing_ends_the_read_that_waits(
         asyncio.get_running_loop().call_later(0.01, reading.set)
         async with asyncio.timeout(1):
             with pytest.raises(TransportFailure) as first:
-                while await response.read():
-                    pass
+                await to_the_end(response)
             with pytest.raises(TransportFailure) as second:
                 await response.read()
         response.close(abort=False)

@@ -1,11 +1,11 @@
 """One attempt in flight: what has come of it, and when its provider has been silent too long."""
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import NamedTuple
 
 from escalade_server.core.answer import Fold
-from escalade_server.core.catalog import (
-    Model,
-)
+from escalade_server.core.catalog import Model
 from escalade_server.core.commands import Candidate
 from escalade_server.core.events import ChunkArrived, Delta, Finish, TextDelta
 from escalade_server.core.failure import Failure, FailureClass
@@ -13,6 +13,21 @@ from escalade_server.core.rules import Rules
 from escalade_server.core.task import FinishReason, Usage
 
 _WHOLE = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS)
+
+
+class Ending(Enum):
+    """How a call came to its end."""
+
+    WHOLE = auto()
+    BROKEN = auto()
+    REJECTED = auto()
+    """Answered, but the answer failed a gate."""
+    DROPPED = auto()
+    """Cancelled by us: its caller left, or the deadline came."""
+    DRAINED = auto()
+    """Read on after its caller left, now at its end or out of time (R25)."""
+    UNREPORTED = auto()
+    """Called by the caller itself, which never reported (R32)."""
 
 
 @dataclass(slots=True)
@@ -97,3 +112,11 @@ class Live:
         else:
             detail = f"gave no token in {(now_ms - self.started_ms) / 1000:.1f} s"
         return Failure(FailureClass.TIMEOUT, detail)
+
+
+class Over(NamedTuple):
+    """An attempt has ended. ``failure`` says why it is not an answer, or is one of a filter's."""
+
+    live: Live
+    ending: Ending
+    failure: Failure | None = None

@@ -4,27 +4,27 @@ Turns news of calls and the passing of time into deltas to deliver and at most o
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from escalade_server.core.answer import Fold
-from escalade_server.core.attempt import Live
+from escalade_server.core.attempt import Ending, Live, Over
 from escalade_server.core.commands import CancelCall, Candidate, Command, Deliver
-from escalade_server.core.events import AttemptFailed, ChunkArrived, StreamEnded
-from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.events import (
+    AttemptFailed,
+    ChunkArrived,
+    Finish,
+    OutcomeReported,
+    StreamEnded,
+)
+from escalade_server.core.failure import ANSWERS, Failure, FailureClass
 from escalade_server.core.rules import Rules
 from escalade_server.core.task import Delivery, Request
 
 DRAIN_MS = 60_000
 """How long a cancelled call that bills to its end is read on, for its real usage (R25)."""
+LEASE_MS = 600_000
+"""How long a caller that calls a model itself may take to report, unless it says Progress (R32)."""
+_EMPTY = Failure(FailureClass.PROTOCOL, "gave an empty answer")
 _CUT_SHORT = Failure(FailureClass.PROTOCOL, "broke off without a finish reason")
-
-
-class Over(NamedTuple):
-    """An attempt has ended: whole without a ``failure``, or ``drained`` with nobody waiting."""
-
-    live: Live
-    failure: Failure | None = None
-    drained: bool = False
 
 
 @dataclass(slots=True)
@@ -35,6 +35,11 @@ class Calling:
     rules: Rules
     live: Live | None = None
     draining: Live | None = None
+
+    @property
+    def routed(self) -> bool:
+        """The caller calls the models itself: nothing is cancelled or read here."""
+        return self.request.delivery is Delivery.ROUTE
 
     @property
     def wake_at_ms(self) -> int | None:
@@ -52,8 +57,10 @@ class Calling:
         tried, and all that is left for the last one (R24).
         """
         left = self.request.deadline_ms - now_ms
-        first = min(self.rules.first_token_ms, left // 2) if others else left
         total = min(left, self.rules.attempt_total_ms)
+        first = min(self.rules.first_token_ms, left // 2) if others else left
+        if self.routed:
+            first = total = min(left, LEASE_MS)
         fold = Fold(keep=self.request.delivery is Delivery.WHOLE)
         at = now_ms
         return Live(number, candidate, reservation_id, at, at + first, at + total, fold)
@@ -72,10 +79,40 @@ class Calling:
                 out.append(Deliver(live.number, deltas))
             if live.finish is None or live.usage is None:
                 return None
+        failure = news.failure if isinstance(news, AttemptFailed) else _CUT_SHORT
+        return self._end(live, failure)
+
+    def _end(self, live: Live, failure: Failure | None) -> Over:
+        """With its finish reason an answer is whole, however the stream ended (guarantee 6)."""
         self.live = None
-        if live.finish is not None:
-            return Over(live)  # with its finish reason the answer is whole (guarantee 6)
-        return Over(live, news.failure if isinstance(news, AttemptFailed) else _CUT_SHORT)
+        if live.is_empty:
+            return Over(live, Ending.REJECTED, _EMPTY)
+        if live.finish is not None or failure is None:
+            return Over(live, Ending.WHOLE)
+        if failure.cls in ANSWERS and not live.delivered:
+            live.finish = Finish(ANSWERS[failure.cls], failure.code)
+            return Over(live, Ending.WHOLE, failure)
+        return Over(live, Ending.BROKEN, failure)
+
+    def report(self, outcome: OutcomeReported) -> Over | None:
+        """Take the caller's word on the attempt that it called itself (R32)."""
+        live = self.live
+        if live is None or live.number != outcome.attempt:
+            return None
+        self.live = None
+        live.usage, live.finish, live.reported_model = outcome.usage, outcome.finish, outcome.model
+        if outcome.rejected:
+            failure = Failure(FailureClass.PROTOCOL, f"failed the caller's gate {outcome.rejected}")
+            return Over(live, Ending.REJECTED, failure)
+        if outcome.failure is not None:
+            return Over(live, Ending.BROKEN, outcome.failure)
+        return Over(live, Ending.WHOLE)
+
+    def extend(self, attempt: int, now_ms: int) -> None:
+        """Extend the lease of the attempt that the caller works on."""
+        if self.live is not None and self.live.number == attempt:
+            until = min(self.request.deadline_ms, now_ms + LEASE_MS)
+            self.live.first_token_by_ms = self.live.total_by_ms = until
 
     def _hear_drained(
         self, news: ChunkArrived | StreamEnded | AttemptFailed, now_ms: int
@@ -87,7 +124,7 @@ class Calling:
             live.take(news, now_ms)
             return None
         self.draining = None
-        return Over(live, drained=True)
+        return Over(live, Ending.DRAINED)
 
     def overdue(self, now_ms: int, out: list[Command]) -> Over | None:
         """End what has been silent for too long; ``out`` gets the cancellation."""
@@ -98,27 +135,30 @@ class Calling:
                 return None
             self.draining = None
             out.append(CancelCall(live.number))
-            return Over(live, drained=True)
+            return Over(live, Ending.DRAINED)
         if now_ms < live.patience_ms(self.rules):
             return None
-        self.live = None
+        if self.routed:
+            return self.drop(now_ms, out)
         failure = live.overdue(self.rules, now_ms)
         if failure is not None:
             out.append(CancelCall(live.number))
-        return Over(live, failure)
+        return self._end(live, failure)
 
-    def drop(self, now_ms: int, out: list[Command]) -> Live | None:
+    def drop(self, now_ms: int, out: list[Command]) -> Over | None:
         """Let go of the live attempt: cancelled, or read on where it bills to its end (R25).
 
-        Answers the attempt that is to be booked now; one that is read on is booked later.
+        One that is read on is over later.
         """
         live, self.live = self.live, None
         if live is None:
             return None
+        if self.routed:
+            return Over(live, Ending.UNREPORTED)
         drain = live.model.bills_after_cancel
         out.append(CancelCall(live.number, drain))
         if not drain:
-            return live
+            return Over(live, Ending.DROPPED)
         live.drain_until_ms = now_ms + DRAIN_MS
         self.draining = live
         return None

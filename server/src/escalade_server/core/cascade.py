@@ -18,6 +18,8 @@ Rules of the file:
 | CALLING   | ChunkArrived                 | CALLING; SETTLING on finish with usage          |
 | CALLING   | StreamEnded                  | SETTLING with a finish reason, else as failed   |
 | CALLING   | AttemptFailed, time limit    | advance, or ENDED (terminal, cut under FAIL)    |
+| CALLING   | OutcomeReported              | as StreamEnded or AttemptFailed                 |
+| CALLING   | LeaseExtended / ReportsEnded | CALLING / SETTLING                              |
 | PAUSED    | TimePassed                   | advance                                         |
 | SETTLING  | Settled / SettleFailed       | ENDED                                           |
 | any       | CallerLeft, deadline         | ENDED; open reservations are still settled      |
@@ -28,20 +30,18 @@ from typing import assert_never
 
 from escalade_server.core import change, commands, ending, events, facts, policy, settlement, walk
 from escalade_server.core.assess import first_look
-from escalade_server.core.attempt import Live
-from escalade_server.core.calling import Calling, Over
+from escalade_server.core.attempt import Ending, Live, Over
+from escalade_server.core.calling import Calling
 from escalade_server.core.catalog import Catalog
 from escalade_server.core.diary import Diary
 from escalade_server.core.ending import NoWay
-from escalade_server.core.experience import Experience
+from escalade_server.core.experience import Experience, shared
 from escalade_server.core.facts import ErrorReason
-from escalade_server.core.failure import ANSWERS, TABLE, Charge, Failure, FailureClass
+from escalade_server.core.failure import TABLE, Failure
 from escalade_server.core.settlement import Booking
 from escalade_server.core.standing import Standing, VerdictClass
 from escalade_server.core.task import OnInterruption, Request
 from escalade_server.core.trace import AttemptStatus, Skip
-
-_EMPTY = Failure(FailureClass.PROTOCOL, "gave an empty answer")
 
 
 class _State(Enum):
@@ -113,6 +113,12 @@ class Cascade:
                 self._on_settled(attempt, standing)
             case events.SettleFailed(attempt, detail):
                 self._on_settle_failed(attempt, detail)
+            case events.OutcomeReported():
+                self._conclude(self._calling.report(event))
+            case events.LeaseExtended(attempt):
+                self._calling.extend(attempt, now_ms)
+            case events.ReportsEnded():
+                self._on_reports_ended()
             case events.CallerLeft():
                 self._give_up(ErrorReason.CANCELLED, "the caller left")
             case events.TimePassed(standing):
@@ -184,66 +190,53 @@ class Cascade:
         self._diary.skip(skips)
         told = change.facts(self._diary, choice.layer, live, skips)
         self._out += [commands.Announce(fact) for fact in told]
-        self._out.append(commands.CallModel(live.number, candidate))
+        if not self._calling.routed:
+            self._out.append(commands.CallModel(live.number, candidate))
         self._calling.live, self._state = live, _State.CALLING
 
     def _conclude(self, over: Over | None) -> None:
+        """An attempt is over: book it, then accept it, go on, or end."""
         if over is None:
             return
-        live, failure, drained = over
-        if drained:  # now its usage is known, or it never will be
-            known = live.finish is not None or live.usage is not None
-            booking = settlement.answered(live, self._need) if known else settlement.unread(live)
-            self._book(live, booking, AttemptStatus.CANCELLED)
-        elif failure is not None:
-            self._broken(live, failure)
-        elif live.is_empty:
-            self._rejected(live)
-        else:
+        live, end, failure = over
+        booking, status = settlement.of(over, self._need, routed=self._calling.routed)
+        self._book(live, booking, status, failure)
+        if end in (Ending.WHOLE, Ending.REJECTED):
             self._out.append(commands.ReportHealth(live.model.provider, ok=True))
-            self._accept(live, settlement.answered(live, self._need))
+        if end is Ending.WHOLE:
+            self._final, self._state = live, _State.SETTLING
+        elif end is Ending.REJECTED and failure is not None:
+            self._on_rejected(live, failure)
+        elif end is Ending.BROKEN and failure is not None:
+            self._on_broken(live, failure)
 
-    def _accept(self, live: Live, booking: Booking) -> None:
-        self._book(live, booking, AttemptStatus.OK)
-        self._final, self._state = live, _State.SETTLING
-
-    def _rejected(self, live: Live) -> None:
+    def _on_rejected(self, live: Live, failure: Failure) -> None:
         """An answer that fails its gate is charged, and its whole layer is out (R21)."""
-        self._out.append(commands.ReportHealth(live.model.provider, ok=True))
-        self._book(live, settlement.answered(live, self._need), AttemptStatus.REJECTED, _EMPTY)
-        self._retract(live, _EMPTY)
+        self._retract(live, failure)
         self._seen.reject(live.model.layer_index)
         self._rejections += 1
         if self._rejections > self._rules.quality_escalations_max:
-            self._fail(ErrorReason.QUALITY_NOT_MET, "every answer was empty")
+            self._fail(ErrorReason.QUALITY_NOT_MET, f"every answer failed: {failure.detail}")
         else:
             self._go_on()
 
-    def _broken(self, live: Live, failure: Failure) -> None:
-        """An attempt broke: book it, set aside what must be, then go on or end."""
-        answer = None if live.delivered else ANSWERS.get(failure.cls)
-        if answer is not None:
-            live.finish = events.Finish(answer, failure.code)
-            self._accept(live, settlement.broken(live, self._need, Charge.USAGE, sent=True))
-            return
-        row = TABLE[failure.cls]
-        booking = settlement.broken(live, self._need, row.charge, sent=failure.sent)
-        status = AttemptStatus.RETRACTED if live.delivered else AttemptStatus.FAILED
-        self._book(live, booking, status, failure)
+    def _on_broken(self, live: Live, failure: Failure) -> None:
+        """Set aside what must be, then go on or end."""
         estimate = self._need.input_estimate
-        self._out += self._seen.learn(live, failure, self._rules, estimate, self._now)
+        orders = self._seen.learn(live, failure, self._rules, estimate, self._now)
+        self._out += shared(orders, live, failure, self._request)
         if live.delivered and self._request.on_interruption is OnInterruption.FAIL:
             self._fail(ErrorReason.INTERRUPTED, f"{live.model.id} {failure.detail}")
             return
+        self._cut = failure if live.delivered else self._cut
         self._retract(live, failure)
-        if row.terminal:
+        if TABLE[failure.cls].terminal:
             self._fail(ErrorReason.REQUEST_REJECTED, f"{live.model.id}: {failure.detail}")
         else:
             self._go_on()
 
     def _retract(self, live: Live, failure: Failure) -> None:
         if live.delivered:
-            self._cut = None if failure is _EMPTY else failure  # a failed gate is no cut (R21)
             retracted = facts.Retracted(live.number, failure.cls, failure.detail)
             self._out.append(commands.Announce(retracted))
 
@@ -263,16 +256,23 @@ class Cascade:
             self._advance(standing)
         else:
             self._conclude(self._calling.overdue(self._now, self._out))
+            if self._calling.routed and self._state is _State.CALLING:
+                self._fail(ErrorReason.DEADLINE_REACHED, "the lease ended without a report")
+
+    def _on_reports_ended(self) -> None:
+        """The caller will not report: a good ending, with the attempt booked at its reserve."""
+        over = self._calling.drop(self._now, self._out)
+        if over is None:
+            self._give_up(ErrorReason.CANCELLED, "the caller ended its reports")
+            return
+        self._conclude(over)
+        self._final, self._state = over.live, _State.SETTLING
 
     def _give_up(self, reason: ErrorReason, detail: str) -> None:
         """End from outside."""
         if self._state is _State.ENDED:
             return
-        live = self._calling.drop(self._now, self._out)
-        if live is not None:
-            failure = Failure(FailureClass.CANCELLED, detail)
-            booking = settlement.broken(live, self._need, Charge.UNCERTAIN, sent=True)
-            self._book(live, booking, AttemptStatus.CANCELLED, failure)
+        self._conclude(self._calling.drop(self._now, self._out))
         self._fail(reason, detail)
 
     def _on_settled(self, attempt: int, standing: Standing) -> None:

@@ -91,6 +91,8 @@ def _last_failed(diary: Diary, layer: str) -> AttemptRecord | None:
 
 
 def _reason_of(failed: AttemptRecord) -> EscalationReason:
+    if failed.status is AttemptStatus.NOT_SENT:
+        return EscalationReason.CONSTRAINT
     if failed.status is AttemptStatus.REJECTED or failed.failure is None:
         return EscalationReason.QUALITY
     return walk.FAILURE_REASON[failed.failure]

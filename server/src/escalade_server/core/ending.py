@@ -181,7 +181,7 @@ def story(
     seen = diary.look.assessment
     parts = [f"Score {words.points(seen.score_micro)} → {seen.start_layer}"]
     failures = [a for a in diary.attempts if a.status is not _OK]
-    told = set[int]()
+    told: set[int] = set()
     for escalation in diary.escalations:
         if escalation.to_layer == seen.start_layer and escalation is diary.escalations[0]:
             continue

@@ -120,6 +120,33 @@ class SettleFailed:
     detail: str
 
 
+class OutcomeReported(NamedTuple):
+    """The caller's own word on an attempt that it called itself (R32, R33).
+
+    ``failure`` says that it failed (or was not sent), ``rejected`` that its answer failed this
+    gate of the caller's; with neither, the model answered. No usage: the reserve is booked.
+    """
+
+    attempt: int
+    usage: Usage | None = None
+    finish: Finish | None = None
+    failure: Failure | None = None
+    rejected: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseExtended:
+    """The caller still works on an attempt that it called itself."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportsEnded:
+    """The caller will not report any more, but still listens (R31)."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallerLeft:
     """Cancelled, disconnected, or stopped by drain: nobody reads any more (P1, P3)."""
@@ -141,6 +168,9 @@ Event = (
     | AttemptFailed
     | Settled
     | SettleFailed
+    | OutcomeReported
+    | LeaseExtended
+    | ReportsEnded
     | CallerLeft
     | TimePassed
 )

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 
 from escalade_server.core.attempt import Live
-from escalade_server.core.commands import ReportHealth, SetBench
+from escalade_server.core.commands import Announce, ReportHealth, SetBench
+from escalade_server.core.facts import Alert, AlertKind
 from escalade_server.core.failure import TABLE, Failure, FailureClass, Scope, cooldown
 from escalade_server.core.rules import OnOutage, Rules
 from escalade_server.core.standing import Bench, Cause, Verdict, VerdictClass
+from escalade_server.core.task import Delivery, Request
 
 _RATE = frozenset({FailureClass.RATE_SHORT, FailureClass.QUOTA_WINDOW})
 _MONEY = frozenset({FailureClass.SPEND_CAP, FailureClass.BALANCE})
@@ -75,3 +77,26 @@ class Experience:
         elif row.counts_for_breaker:
             self.out_providers.add((model.layer_index, model.provider))
         return orders
+
+
+_ALERTS = {
+    FailureClass.AUTH: AlertKind.AUTH,
+    FailureClass.BALANCE: AlertKind.BALANCE,
+    FailureClass.MODEL_GONE: AlertKind.MODEL_GONE,
+}
+
+
+def shared(
+    orders: list[SetBench | ReportHealth], live: Live, failure: Failure, request: Request
+) -> list[SetBench | ReportHealth | Announce]:
+    """Say what a failure changes for everyone: less, if it is a caller's own report (R33).
+
+    A credential, balance or model that failed may be the caller's own: an alert, no shared state.
+    """
+    if request.delivery is not Delivery.ROUTE:
+        return list(orders)
+    kind = _ALERTS.get(failure.cls)
+    if kind is not None:
+        detail = f"a caller reports of {live.model.key}: {failure.detail}"
+        return [Announce(Alert(kind, detail, live.model))]
+    return list(orders) if request.trusted_reports and failure.sent else []

@@ -108,5 +108,5 @@ def need_of(request: Request, catalog: Catalog, task_type: TaskType, text_bytes:
         highest=layer_index(catalog, limits.highest_layer, len(catalog.layers) - 1),
         capabilities=stated or task_type.needs,
         all_of=bool(stated),
-        restricted=limits != NO_LIMITS or task.private,
+        restricted=task.private or (limits is not NO_LIMITS and limits != NO_LIMITS),
     )

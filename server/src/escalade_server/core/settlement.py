@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from escalade_server.core.attempt import Live
+from escalade_server.core.attempt import Ending, Live, Over
 from escalade_server.core.catalog import Billing, Model, Unit
 from escalade_server.core.commands import Settle
 from escalade_server.core.complexity import BYTES_PER_TOKEN
-from escalade_server.core.failure import Charge, Failure
+from escalade_server.core.failure import TABLE, Charge, Failure
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.need import Need
 from escalade_server.core.task import Basis, Usage
@@ -71,6 +71,34 @@ class Booking(NamedTuple):
 
 
 NOT_SENT = Booking(0, Usage(), 0, Basis.NONE)
+
+
+def of(over: Over, need: Need, *, routed: bool) -> tuple[Booking, AttemptStatus]:
+    """Say what an ended attempt is booked with, and what became of it (C5)."""
+    live, end, failure = over
+    blind = routed and live.usage is None
+    match end:
+        case Ending.WHOLE if failure is not None:  # a filter's answer: charged if it says so
+            return broken(live, need, Charge.USAGE, sent=True), AttemptStatus.OK
+        case Ending.WHOLE:
+            return unread(live) if blind else answered(live, need), AttemptStatus.OK
+        case Ending.REJECTED:
+            return unread(live) if blind else answered(live, need), AttemptStatus.REJECTED
+        case Ending.BROKEN:
+            charge = TABLE[failure.cls].charge if failure else Charge.UNCERTAIN
+            sent = failure is None or failure.sent
+            status = AttemptStatus.RETRACTED if live.delivered else AttemptStatus.FAILED
+            if routed and not sent:
+                status = AttemptStatus.NOT_SENT
+            return broken(live, need, charge, sent=sent), status
+        case Ending.DROPPED:
+            booking = broken(live, need, Charge.UNCERTAIN, sent=True)
+            return booking, AttemptStatus.CANCELLED
+        case Ending.DRAINED:
+            known = live.finish is not None or live.usage is not None
+            return answered(live, need) if known else unread(live), AttemptStatus.CANCELLED
+        case Ending.UNREPORTED:
+            return unread(live), AttemptStatus.UNREPORTED
 
 
 def answered(live: Live, need: Need) -> Booking:

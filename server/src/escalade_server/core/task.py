@@ -150,10 +150,14 @@ class OnInterruption(Enum):
 
 
 class Delivery(Enum):
-    """STREAM passes deltas on; WHOLE gives the answer in one piece with the ending."""
+    """STREAM passes deltas on; WHOLE gives the answer in one piece with the ending.
+
+    ROUTE gives no answer at all: the caller calls the selected model itself, and reports (R32).
+    """
 
     STREAM = "stream"
     WHOLE = "whole"
+    ROUTE = "route"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,8 @@ class Request:
     on_interruption: OnInterruption = OnInterruption.RESTART
     delivery: Delivery = Delivery.STREAM
     agent: str = ""
+    trusted_reports: bool = True
+    """What this caller reports of models it called itself holds for everyone (R33)."""
     deadline_ms: int = 0
     """Unix ms at which the core gives up: the caller's deadline less its margin (P9, R22)."""
 

@@ -60,6 +60,8 @@ class AttemptStatus(Enum):
     """Broke after its first delta; what it had said is void."""
     CANCELLED = "cancelled"
     NOT_SENT = "not_sent"
+    UNREPORTED = "unreported"
+    """Called by the caller itself, which never said how it went; booked at the reserve (R32)."""
 
 
 class AttemptRecord(NamedTuple):

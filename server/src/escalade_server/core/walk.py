@@ -159,7 +159,8 @@ class Walk:
         self, layer: Layer, view: policy.View, refused: tuple[Skip, ...] = ()
     ) -> policy.Survey:
         """Judge every model of a layer, in the order of preference."""
-        good, skips = list[Candidate](), list[Skip]()
+        good: list[Candidate] = []
+        skips: list[Skip] = []
         denied = {s.model.position: s.verdict for s in refused if s.model} if refused else None
         name = layer.name
         for model in policy.ranked(layer, self.need):
@@ -176,7 +177,8 @@ class Walk:
         """Find the next candidates; ``refused`` is what the store has just denied."""
         require = self.catalog.rules.require_capability
         view = policy.view(self.need, self.seen, standing, now_ms, require=require)
-        skips, surveys, untriggered = list(self.passed), dict[str, policy.Survey](), ""
+        skips, untriggered = list(self.passed), ""
+        surveys: dict[str, policy.Survey] = {}
         for place in range(self.at, len(self.order)):
             layer = self.catalog.layers[self.order[place]]
             if self.seen.eventful and layer.index < max(self.seen.rejected_layers, default=0):

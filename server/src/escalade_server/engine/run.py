@@ -89,7 +89,7 @@ class Run:
         self._cascade = Cascade(shell.catalog, request, task_id)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, asyncio.Task[None]] = {}
-        self._works = set[asyncio.Future[None]]()
+        self._works: set[asyncio.Future[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = 0
         self._draining = False

@@ -37,6 +37,7 @@ ERROR_WORDS: Mapping[str, str] = MappingProxyType(
     {"overloaded_error": "Overloaded", "api_error": "Internal server error"}
 )
 HUGE_TOKENS = 10**12
+NOTHING: Mapping[str, object] = MappingProxyType({})
 
 encode = msgspec.json.encode
 
@@ -72,7 +73,7 @@ class AnthropicDialect:
         usage = usage_of(answer, envelope, min(1, answer.output_tokens))
         if usage is not None:
             message["usage"] = usage
-        opening = event("message_start", message=message) + event("ping")
+        opening = event("message_start", {"message": message}) + event("ping")
         blocks: list[Sequence[Piece]] = []
         if answer.reasoning:
             text = "".join(answer.reasoning)
@@ -116,9 +117,9 @@ class AnthropicDialect:
         return encode({"data": data, "has_more": False} | ends)
 
 
-def event(kind: str, **fields: object) -> bytes:
+def event(kind: str, fields: Mapping[str, object] = NOTHING) -> bytes:
     """One server-sent event: its name stands in the data as well."""
-    return f"event: {kind}\ndata: ".encode() + encode({"type": kind} | fields) + b"\n\n"
+    return f"event: {kind}\ndata: ".encode() + encode({"type": kind, **fields}) + b"\n\n"
 
 
 def head(answer: Answer, envelope: Envelope) -> dict[str, object]:
@@ -151,7 +152,7 @@ def end_of(answer: Answer, envelope: Envelope) -> dict[str, object]:
 
 def block_delta(index: int, delta: Mapping[str, object]) -> bytes:
     """A part of a block."""
-    return event("content_block_delta", index=index, delta=delta)
+    return event("content_block_delta", {"index": index, "delta": delta})
 
 
 def block(
@@ -168,7 +169,7 @@ def block(
 
     `size_bytes` is billed with the start; `last` stands before the stop.
     """
-    begin = event("content_block_start", index=index, content_block=start)
+    begin = event("content_block_start", {"index": index, "content_block": start})
     pieces = [
         Piece(
             block_delta(index, {"type": f"{kind}_delta", field or kind: text}), len(text.encode())
@@ -176,7 +177,7 @@ def block(
         for text in texts
     ] or [Piece(b"", 0)]
     pieces[0] = Piece(begin + pieces[0].frame, size_bytes + pieces[0].size_bytes)
-    end = last + event("content_block_stop", index=index)
+    end = last + event("content_block_stop", {"index": index})
     pieces[-1] = Piece(pieces[-1].frame + end, pieces[-1].size_bytes)
     return pieces
 
@@ -232,7 +233,7 @@ def ending(answer: Answer, envelope: Envelope) -> bytes:
     told = {} if usage is None else {"usage": usage}
     frames = b""
     if envelope.fault is not FaultKind.NO_FINISH_REASON:
-        frames = event("message_delta", delta=end_of(answer, envelope), **told)
+        frames = event("message_delta", {"delta": end_of(answer, envelope), **told})
     return frames if envelope.fault is FaultKind.NO_DONE else frames + event("message_stop")
 
 

@@ -200,7 +200,7 @@ def read_request(body: bytes) -> Question:
     check_tools(request)
     check_cache_marks(request)
     check_blocks(request)
-    check_calls(request.messages)
+    check_calls(request.messages, with_tools=bool(request.tools))
     return question_of(request)
 
 
@@ -328,7 +328,7 @@ def check_thoughts_kept(messages: Sequence[Message]) -> None:
             return
 
 
-def check_calls(messages: Sequence[Message]) -> None:
+def check_calls(messages: Sequence[Message], *, with_tools: bool) -> None:
     """Results come first in the message right after their calls, and every call has its result."""
     open_ids: set[str] = set()
     seen: set[str] = set()
@@ -350,6 +350,9 @@ def check_calls(messages: Sequence[Message]) -> None:
             raise refuse("messages", "`tool_use` ids must be unique")
         seen |= open_ids
     require_answered(open_ids, len(messages))
+    if seen and not with_tools:
+        detail = "Requests which include `tool_use` or `tool_result` blocks must define tools"
+        raise BadRequestError(detail, "tools")
 
 
 def require_answered(open_ids: set[str], place: int) -> None:

@@ -137,12 +137,14 @@ def body(request: Request, candidate: Candidate) -> bytes:
         if choice is not None:
             fields["tool_choice"] = choice
     is_forced = choice is not None and choice["type"] in {"any", "tool"}
-    may_think = not is_forced and _has_own_thinking(request.messages, owner)
     output: Json = {}
     if form is AnswerForm.SCHEMA:
         schema, _ = raw_json(request.response_format.schema_json, "the schema of the answer")
         output["format"] = {"type": "json_schema", "schema": schema}
-    thinking = _thinking(request.effort, candidate, quirks, may_think=may_think)
+    # Thinking that is asked for does not go with a forced tool.
+    asked = None if is_forced and request.effort is not Effort.NONE else request.effort
+    has_begun = _has_own_thinking(request.messages, owner)
+    thinking = _thinking(asked, candidate, quirks, may_begin=has_begun)
     effort = _effort(request.effort, quirks)
     if effort:
         output["effort"] = effort
@@ -349,7 +351,7 @@ def _tool_choice(request: Request, quirks: Quirks, form: AnswerForm) -> Json | N
 
 
 def _thinking(
-    effort: Effort | None, candidate: Candidate, quirks: Quirks, *, may_think: bool
+    effort: Effort | None, candidate: Candidate, quirks: Quirks, *, may_begin: bool
 ) -> Json | None:
     """How to think. It is shown where it can be: only so can silence be told from work (R24)."""
     if quirks.thinking is Thinking.ALWAYS:
@@ -361,7 +363,7 @@ def _thinking(
         return dict(_VISIBLE)
     # Thinking is inside the output bound, so at least half of it is left for the answer.
     budget = min(_BUDGETS[effort], candidate.output_tokens_max // 2)
-    if budget < THINKING_TOKENS_MIN or not may_think:
+    if budget < THINKING_TOKENS_MIN or not may_begin:
         return None
     return {"type": "enabled", "budget_tokens": budget}
 

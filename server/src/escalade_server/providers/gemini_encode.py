@@ -190,7 +190,7 @@ def _spoken(parts: Sequence[Part], quirks: Quirks, owner: str) -> Iterator[Json]
     for number, call in enumerate(calls):
         signature = signatures.get(number)
         # Of calls made at once the first one alone is signed.
-        if signature is None and number == 0 and quirks.demands_signatures:
+        if not signatures and number == 0 and quirks.demands_signatures:
             signature = _UNSIGNED
         yield _call(call) | ({"thoughtSignature": signature} if signature else {})
 

@@ -180,6 +180,10 @@ class _Handler(ResponseHandler):
             body.set_exception(exc, *cause)
 
 
+def _make_handler(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
+    return _Handler(loop)
+
+
 class _Connector(aiohttp.TCPConnector):
     """Makes connections of our kind; the library has no other place to say so."""
 
@@ -190,8 +194,7 @@ class _Connector(aiohttp.TCPConnector):
             ttl_dns_cache=limits.dns_ttl_ms // 1_000,
             ssl=ssl.create_default_context(cafile=limits.ca_file),
         )
-        factory: partial[ResponseHandler] = partial(_Handler, loop=self._loop)
-        self._factory = factory
+        self._factory = partial(_make_handler, self._loop)
 
 
 class HttpResponse:
