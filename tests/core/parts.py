@@ -11,7 +11,7 @@ from escalade_server.core.experience import Experience
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.need import Need
 from escalade_server.core.standing import Standing, Verdict
-from escalade_server.core.task import Request
+from escalade_server.core.task import Basis, Request, Usage
 from escalade_server.core.trace import AttemptStatus, Skip
 from tests.core.builders import T0, layers, request, three_layers
 
@@ -57,7 +57,7 @@ def diary(catalog: Catalog, req: Request | None = None) -> Diary:
 
 def book_failure(pages: Diary, model: Model, cls: FailureClass, detail: str = "broke") -> None:
     attempt = live(model, pages.look.need, len(pages.attempts) + 1)
-    booking = settlement.Booking(1, settlement.Usage(), 0, settlement.Basis.NONE)
+    booking = settlement.Booking(1, Usage(), 0, Basis.NONE)
     pages.book(attempt, booking, AttemptStatus.FAILED, T0, Failure(cls, detail))
 
 

@@ -110,7 +110,8 @@ def test_a_call_that_is_silent_for_too_long_is_cancelled() -> None:
 
     over = line.calling.overdue(T0 + 30_000, line.out)
 
-    assert over is not None and over.failure is not None
+    assert over is not None
+    assert over.failure is not None
     assert over.failure.cls is FailureClass.TIMEOUT
     assert line.out == [CancelCall(1)]
     assert line.calling.overdue(T0 + 10**9, line.out) is None
@@ -160,3 +161,13 @@ def test_r25_a_drain_has_its_time() -> None:
 
     assert line.calling.overdue(T0 + DRAIN_MS, line.out) == Over(line.live, Ending.DRAINED)
     assert line.out[-1] == CancelCall(1)
+
+
+def test_r32_a_lease_is_extended_for_the_open_attempt_only() -> None:
+    line = Line()
+    line.calling.extend(2, T0 + 20_000)
+    assert line.calling.wake_at_ms == T0 + 30_000
+
+    line.calling.extend(1, T0 + 20_000)
+
+    assert line.calling.wake_at_ms == T0 + 60_000

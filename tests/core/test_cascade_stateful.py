@@ -157,7 +157,7 @@ class AnyOrder(RuleBasedStateMachine):
                 1,
                 held_only=held,
                 never_fits=False,
-            )  # fmt: skip
+            )
             for c in order.candidates
         )
         self.play.feed(ReservationDenied(order.attempt, denials, self.play.standing))

@@ -142,5 +142,14 @@ def test_r12_a_paid_layer_for_want_of_a_key_is_an_alert_too() -> None:
 
     detail = "budget is used because free is not configured: mini has no key"
     assert alert == Alert(AlertKind.UNCONFIGURED, detail, M2)
-    assert isinstance(escalated, Escalated) and escalated.reason is R.UNCONFIGURED
+    assert isinstance(escalated, Escalated)
+    assert escalated.reason is R.UNCONFIGURED
     assert isinstance(selected, Selected)
+
+
+def test_r32_a_choice_that_its_caller_did_not_take_is_a_constraint() -> None:
+    pages = diary(STRATEGY)
+    attempt = live(MINI, pages.look.need)
+    pages.book(attempt, settlement.NOT_SENT, AttemptStatus.NOT_SENT, T0)
+
+    assert change.escalation(pages, BUDGET, ()).reason is R.CONSTRAINT

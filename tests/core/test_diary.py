@@ -1,7 +1,7 @@
 from escalade_server.core import settlement
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.standing import Cause, Verdict, VerdictClass
-from escalade_server.core.task import Usage
+from escalade_server.core.task import Basis, Usage
 from escalade_server.core.trace import AttemptStatus, Skip
 from tests.core.builders import T0, three_layers
 from tests.core.parts import diary, live, skip
@@ -27,7 +27,7 @@ def test_an_attempt_is_booked_and_owed_until_it_is_durable() -> None:
     pages = diary(STRATEGY)
     attempt = live(MINI, pages.look.need, 3)
     failure = Failure(FailureClass.OUTAGE, "broke")
-    booking = settlement.Booking(1, Usage(4, 2), 7, settlement.Basis.REPORTED)
+    booking = settlement.Booking(1, Usage(4, 2), 7, Basis.REPORTED)
 
     order = pages.book(attempt, booking, AttemptStatus.FAILED, T0, failure)
 

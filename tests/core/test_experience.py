@@ -17,9 +17,13 @@ MINI = one_layer(model("openai/mini")).models[0]
 
 
 def learnt(
-    failure: Failure, *, rules: Rules | None = None, each: Model = MINI, attempt: Live | None = None,
+    failure: Failure,
+    *,
+    rules: Rules | None = None,
+    each: Model = MINI,
+    attempt: Live | None = None,
     seen: Experience | None = None,
-) -> tuple[Experience, list[SetBench | ReportHealth]]:  # fmt: skip
+) -> tuple[Experience, list[SetBench | ReportHealth]]:
     seen = seen or Experience()
     attempt = attempt or live(each, need())
     return seen, seen.learn(attempt, failure, rules or Rules(), 1_234, T0)
@@ -57,7 +61,8 @@ def test_r9_the_files_cooldown_stands_in_for_a_reset_instant() -> None:
     each = replace(MINI, cooldown_on_limit_ms=86_400_000)
     _, (order,) = learnt(Failure(C.QUOTA_WINDOW, ""), each=each)
 
-    assert isinstance(order, SetBench) and order.bench.until_ms == T0 + 86_400_000
+    assert isinstance(order, SetBench)
+    assert order.bench.until_ms == T0 + 86_400_000
 
 
 def test_r7_an_outage_puts_out_the_provider_in_this_layer() -> None:

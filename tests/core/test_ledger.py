@@ -93,3 +93,7 @@ def test_amounts_are_bounded() -> None:
     for wrong in (Amounts(-1, 0, 0), Amounts(0, CAP_NANOS_MAX + 1, 0)):
         with pytest.raises(ValueError, match="amounts must be from 0"):
             wrong.checked()
+
+
+def test_a_difference_may_be_negative() -> None:
+    assert Amounts(1, 10, 5).minus(Amounts(1, 4, 9)) == Amounts(0, 6, -4)

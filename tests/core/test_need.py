@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from escalade_server.core.catalog import Counter, CounterScope, Feature, Period, Unit
+from escalade_server.core.catalog import Counter, CounterScope, Period, Unit
 from escalade_server.core.money import worst_cost_nanos
 from escalade_server.core.need import IMAGE_TOKENS_BOUND, layer_index
 from escalade_server.core.task import (
     Constraints,
+    DataDemand,
+    Feature,
     FormatKind,
     Image,
     Message,
@@ -113,7 +115,7 @@ def test_r30_a_spend_limit_of_zero_means_free_only() -> None:
 def test_limits_are_noticed() -> None:
     assert not need().restricted
     assert need(req=request(constraints=Constraints(may_wait=True))).restricted
-    assert need(req=request(task=Task(private=True))).restricted
+    assert need(req=request(task=Task(data_demand=DataDemand.PRIVATE))).restricted
 
 
 def test_layers_are_found_by_name() -> None:

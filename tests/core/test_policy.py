@@ -13,7 +13,6 @@ from escalade_server.core.catalog import (
     Counter,
     CounterScope,
     DataPolicy,
-    Feature,
     Layer,
     LayerTrigger,
     Model,
@@ -37,7 +36,7 @@ from escalade_server.core.standing import (
     Verdict,
     VerdictClass,
 )
-from escalade_server.core.task import Constraints, Task, Tool
+from escalade_server.core.task import Constraints, DataDemand, Feature, Task, Tool
 from tests.core.builders import DAY, T0, cap, model, per_day, request, three_layers
 from tests.core.parts import need, one_layer, skip, view
 
@@ -109,11 +108,21 @@ def test_r28_a_layer_that_needs_consent(consented: tuple[str, ...], *, open_: bo
 
 
 @pytest.mark.parametrize("data", DataPolicy)
-def test_r28_a_private_task_admits_local_only(data: DataPolicy) -> None:
-    wanted = need(req=request(task=Task(type="parse", private=True)))
+@pytest.mark.parametrize(
+    ("demand", "admitted"),
+    [
+        (DataDemand.NONE, set(DataPolicy)),
+        (DataDemand.NO_TRAINING, {DataPolicy.LOCAL, DataPolicy.NO_TRAINING}),
+        (DataDemand.PRIVATE, {DataPolicy.LOCAL}),
+    ],
+)
+def test_r28_what_a_demand_for_the_data_admits(
+    data: DataPolicy, demand: DataDemand, admitted: set[DataPolicy]
+) -> None:
+    wanted = need(req=request(task=Task(type="parse", data_demand=demand)))
     found = verdict(replace(MINI, data=data), wanted=wanted)
 
-    assert found.cause is (C.NONE if data is DataPolicy.LOCAL else C.DATA_POLICY)
+    assert found.cause is (C.NONE if data in admitted else C.DATA_POLICY)
 
 
 def test_what_a_model_cannot_do_is_unfit() -> None:

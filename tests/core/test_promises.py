@@ -29,8 +29,8 @@ from escalade_server.core.events import (
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.ledger import denial
 from escalade_server.core.rules import OnComplexity, OnOutage, OnRateLimit, OnTargetExhausted, Rules
-from escalade_server.core.standing import Balance, Bench, Circuit, CircuitState, Standing
-from escalade_server.core.task import Constraints, FinishReason, Request, Task, Usage
+from escalade_server.core.standing import Balance, Bench, Circuit, CircuitState, Denial, Standing
+from escalade_server.core.task import Constraints, DataDemand, FinishReason, Request, Task, Usage
 from escalade_server.core.trace import AttemptStatus
 from tests.core.builders import DAY, T0, catalog, model, request
 from tests.core.parts import diary, need
@@ -65,7 +65,7 @@ def models(draw: st.DrawFn, name: str) -> Model:
     return replace(
         made,
         bills_after_cancel=draw(st.booleans()),
-        data=draw(st.sampled_from([DataPolicy.UNKNOWN, DataPolicy.LOCAL])),
+        data=draw(st.sampled_from(DataPolicy)),
         output_tokens_max=draw(st.sampled_from([None, 5])),
     )
 
@@ -105,7 +105,7 @@ def requests(
     task = draw(
         st.builds(
             Task, type=types, files=st.just(0), tokens=st.just(0), complexity_micro=stated,
-            private=st.sampled_from([False, False, True]),
+            data_demand=st.sampled_from([DataDemand.NONE, DataDemand.NONE, *DataDemand]),
         )
     )  # fmt: skip
     names = ["", *(layer.name for layer in catalog.layers)]
@@ -185,11 +185,11 @@ class Life:
     def reserve(self, order: Reserve) -> None:
         """Take the first that fits, as a store does."""
         self.answered.add(order.reservation_id)
-        denials = []
+        denials = list[Denial]()
         empty = Balance("w", 0, 0, DAY)
         balances = self.play.standing.balances
         for place, candidate in enumerate(order.candidates):
-            rows = [balances.get(c.key, empty) for c in candidate.model.counters]
+            rows = [balances.get(c.key, empty) for c in candidate.counters]
             why = denial(candidate, rows)
             if why is None and self.data.draw(st.integers(0, 9)):
                 self.play.grant(place, tuple(denials))
@@ -228,6 +228,11 @@ class Life:
 
 
 FREE = st.sampled_from([Constraints(free_only=True), Constraints(spend_limit_nanos=0)])
+KEPT = {
+    DataDemand.NONE: {*DataPolicy},
+    DataDemand.NO_TRAINING: {DataPolicy.LOCAL, DataPolicy.NO_TRAINING},
+    DataDemand.PRIVATE: {DataPolicy.LOCAL},
+}
 SPEND = st.builds(
     Constraints, spend_limit_nanos=st.sampled_from([1, 10_000, 16_000, 100_000, 4_000_000])
 )
@@ -250,7 +255,8 @@ def test_r15_a_task_never_exceeds_its_spend_limit(data: st.DataObject) -> None:
     }
     spent = sum(c.nanos for c in life.play.log if isinstance(c, Settle) and c.attempt in paid)
     most = life.request.constraints.spend_limit_nanos
-    assert most is not None and spent <= most
+    assert most is not None
+    assert spent <= most
 
 
 @given(st.data())
@@ -262,7 +268,7 @@ def test_r5_r10_no_call_against_a_verdict(data: st.DataObject) -> None:
         layer = life.catalog.layers[each.layer_index]
         agreed = life.request.constraints.consented_layers
         assert not layer.consent_required or "*" in agreed or layer.name in agreed
-        assert not life.request.task.private or each.data is DataPolicy.LOCAL
+        assert each.data in KEPT[life.request.task.data_demand]
         assert layer.index >= pages.look.need.lowest
     outcome = life.play.outcome
     if outcome is None:

@@ -16,7 +16,7 @@ from escalade_server.core.catalog import (
 from escalade_server.core.complexity import UNITS_PER_MICRO
 from escalade_server.core.rules import OnComplexity, Rules
 from escalade_server.core.start import admits, capability_start, jump_target, start
-from escalade_server.core.task import Constraints, Task
+from escalade_server.core.task import Constraints, DataDemand, Task
 from escalade_server.core.trace import Clamp
 from tests.core.builders import OTHER, TYPES, catalog, model, request, three_layers
 from tests.core.parts import need
@@ -93,10 +93,10 @@ def test_r1_a_skill_that_nobody_declares_starts_at_the_bottom() -> None:
 
 
 def begin(
-    strategy: Catalog, limits: Constraints, units: int, *, private: bool = False
+    strategy: Catalog, limits: Constraints, units: int, *, demand: DataDemand = DataDemand.NONE
 ) -> tuple[int, int, Clamp | None]:
     kind = TYPES["parse"]
-    req = request(task=Task(type="parse", private=private), constraints=limits)
+    req = request(task=Task(type="parse", data_demand=demand), constraints=limits)
     return start(strategy, need(strategy, req), kind, units)
 
 
@@ -131,7 +131,7 @@ def test_r28_consent_and_data_clamp_the_start() -> None:
     home = replace(strategy.layers[0].models[0], data=DataPolicy.LOCAL)
     local = replace(strategy.layers[0], models=(home,))
     private = replace(strategy, layers=(local, *strategy.layers[1:]))
-    assert begin(private, Constraints(), HARD, private=True) == (0, 2, Clamp.DATA)
+    assert begin(private, Constraints(), HARD, demand=DataDemand.PRIVATE) == (0, 2, Clamp.DATA)
 
 
 def test_a_layer_admits_a_task_if_any_of_its_models_may_be_used() -> None:

@@ -100,7 +100,7 @@ def test_r20_the_reason_of_a_verdict_is_its_failure_before_its_cause() -> None:
     ],
 )
 def test_r10_up_first_then_down_from_near_to_far(
-    rule: OnTargetExhausted, word: bool | None, order: list[int]
+    rule: OnTargetExhausted, order: list[int], *, word: bool | None
 ) -> None:
     strategy = ladder(rules=Rules(on_target_exhausted=rule))
     pinned = replace(strategy.task_types["parse"], start=3)
@@ -159,9 +159,12 @@ def test_r24_others_remain_in_the_layer_or_above() -> None:
     above = begun(strategy).step(Standing(full(MINI)), T0)
     none = begun(strategy).step(Standing(benches=gone), T0)
 
-    assert isinstance(both, Choice) and both.others_remain
-    assert isinstance(above, Choice) and above.others_remain
-    assert isinstance(none, Choice) and not none.others_remain
+    assert isinstance(both, Choice)
+    assert both.others_remain
+    assert isinstance(above, Choice)
+    assert above.others_remain
+    assert isinstance(none, Choice)
+    assert not none.others_remain
 
 
 IS_FULL = LayerTrigger("two", Condition.RATE_LIMIT_EXCEEDED, "two.rate_limit_exceeded", 9)
@@ -204,11 +207,13 @@ def test_r6_starts_and_downgrades_enter_without_asking() -> None:
     strategy = ladder(HAS_SPENT)
     hard = request(task=HARD)
     down = begun(strategy, hard).step(Standing(circuits=_open("d")), T0)
-    assert isinstance(down, Choice) and down.layer.name == "three"
+    assert isinstance(down, Choice)
+    assert down.layer.name == "three"
 
     pinned = replace(strategy.task_types["parse"], start=3)
     begin = begun(replace(strategy, task_types={"parse": pinned})).step(Standing(), T0)
-    assert isinstance(begin, Choice) and begin.layer.name == "three"
+    assert isinstance(begin, Choice)
+    assert begin.layer.name == "three"
 
 
 def _open(provider: str) -> dict[str, Circuit]:
@@ -223,8 +228,10 @@ def test_r6_a_trigger_may_ask_about_a_layer_that_the_walk_did_not_come_through()
     with_room = begun(strategy).step(Standing(full(TWO)), T0)
     without = begun(strategy).step(Standing(full(ONE, TWO)), T0)
 
-    assert isinstance(with_room, Choice) and with_room.layer.name == "four"
-    assert isinstance(without, Choice) and without.layer.name == "three"
+    assert isinstance(with_room, Choice)
+    assert with_room.layer.name == "four"
+    assert isinstance(without, Choice)
+    assert without.layer.name == "three"
 
 
 def test_r7_next_model_does_not_leave_a_layer_out_for_rate() -> None:
@@ -235,7 +242,8 @@ def test_r7_next_model_does_not_leave_a_layer_out_for_rate() -> None:
 
     assert isinstance(barred, DeadEnd)
     assert {s.layer for s in barred.skips} == {"one"}
-    assert isinstance(down, Choice) and down.layer.name == "two"
+    assert isinstance(down, Choice)
+    assert down.layer.name == "two"
 
 
 def test_r14_holds_are_looked_at_again_until_patience_ends() -> None:
@@ -246,10 +254,12 @@ def test_r14_holds_are_looked_at_again_until_patience_ends() -> None:
     assert isinstance(first, Pause)
     assert (first.until_ms, first.earliest_ms) == (T0 + 25, T0 + 5_000)
     last = found.step(held, T0 + 4_990)
-    assert isinstance(last, Pause) and last.until_ms == T0 + 5_000
+    assert isinstance(last, Pause)
+    assert last.until_ms == T0 + 5_000
 
     then = found.step(held, T0 + 5_000)
-    assert isinstance(then, Choice) and then.layer.name == "two"
+    assert isinstance(then, Choice)
+    assert then.layer.name == "two"
 
 
 def short_429(until_ms: int) -> Standing:
@@ -264,13 +274,15 @@ def test_r8_a_short_429_is_sat_out_once() -> None:
 
     again = found.step(short_429(T0 + 4_000), T0 + 2_000)
 
-    assert isinstance(again, Choice) and again.layer.name == "two"
+    assert isinstance(again, Choice)
+    assert again.layer.name == "two"
 
 
 def test_r8_a_longer_429_is_not_waited_for() -> None:
     found = begun(ladder()).step(short_429(T0 + 2_001), T0)
 
-    assert isinstance(found, Choice) and found.layer.name == "two"
+    assert isinstance(found, Choice)
+    assert found.layer.name == "two"
 
 
 def test_r8_of_several_429s_only_the_soonest_gets_another_try() -> None:
@@ -283,19 +295,22 @@ def test_r8_of_several_429s_only_the_soonest_gets_another_try() -> None:
 
     pause = begun(pair, seen=seen).step(Standing(), T0)
 
-    assert isinstance(pause, Pause) and pause.until_ms == T0 + 500
+    assert isinstance(pause, Pause)
+    assert pause.until_ms == T0 + 500
     assert list(seen.tried) == [0]
 
 
 def test_p20_layers_that_were_passed_are_told_after_a_denial() -> None:
     found = begun(ladder())
     choice = found.step(Standing(full(ONE)), T0)
-    assert isinstance(choice, Choice) and choice.layer.name == "two"
+    assert isinstance(choice, Choice)
+    assert choice.layer.name == "two"
     denied = denial(choice)
 
     again = found.step(Standing(full(ONE, TWO)), T0, refused(choice.candidates, (denied,)))
 
-    assert isinstance(again, Choice) and again.layer.name == "three"
+    assert isinstance(again, Choice)
+    assert again.layer.name == "three"
     assert [s.layer for s in again.skips] == ["one", "two"]
     found.granted(again, ())
     after = found.step(Standing(full(ONE, TWO, THREE)), T0)
@@ -318,7 +333,8 @@ def test_r14_layers_that_were_passed_are_told_after_a_wait() -> None:
 
     choice = found.step(Standing(full(ONE)), T0 + 25)
 
-    assert isinstance(choice, Choice) and choice.layer.name == "two"
+    assert isinstance(choice, Choice)
+    assert choice.layer.name == "two"
     assert [s.layer for s in choice.skips] == ["one"]
 
 

@@ -85,8 +85,7 @@ def scenario_of(catalog: Catalog, scripts: Mapping[str, ModelScript]) -> Scenari
         providers.setdefault(model.provider, {})[model.wire_id] = replace(script, price=price)
     return Scenario(
         providers={
-            name: ProviderScript(models=models, vendor="openai")
-            for name, models in providers.items()
+            name: ProviderScript(models=models) for name, models in providers.items()
         }
     )
 
@@ -95,8 +94,7 @@ def pointed_at(strategy: str, catalog: Catalog, simulator: Simulator) -> str:
     """Add overrides that send every provider of a strategy to the simulator."""
     names = sorted({model.provider for model in catalog.models})
     lines = "".join(
-        f"  {name}:\n    base_url: {simulator.provider_url(name)}\n    dialect: openai\n"
-        f"    api_key_env: {KEY_NAME}\n"
+        f"  {name}:\n    base_url: {simulator.provider_url(name)}\n    api_key_env: {KEY_NAME}\n"
         for name in names
     )
     return f"{strategy.rstrip()}\n\nproviders:\n{lines}"

@@ -246,6 +246,8 @@ CALL = {"type": "tool_use", "id": "t1", "name": "read_file", "input": {}}
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "ok"}
 CALLING = {"role": "assistant", "content": [CALL]}
 WORD = {"type": "text", "text": "x"}
+REDACTED = {"type": "redacted_thinking", "data": "made up"}
+IMAGE = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
 MARKED = WORD | {"cache_control": {"type": "ephemeral"}}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens: Expected `int`"),
@@ -278,6 +280,21 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"thinking": THINKING, "tools": [TOOL], "tool_choice": {"type": "any"}},
         "Thinking may not be enabled when tool_choice forces tool use.",
     ),
+    ({"thinking": {"type": "enabled"}}, "thinking.enabled.budget_tokens: Field required"),
+    ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.tool.name: Field required"),
+    ({"messages": [*ASKED, {"role": "assistant", "content": [IMAGE]}]}, "in `user` messages"),
+    (
+        {"messages": [*ASKED, {"role": "assistant", "content": [REDACTED]}]},
+        "Invalid `data` in `redacted_thinking` block",
+    ),
+    (
+        {"messages": [*ASKED, {"role": "assistant", "content": "So"}], "thinking": THINKING},
+        "cannot be prefilled when thinking",
+    ),
+    (
+        {"messages": [*ASKED, CALLING, user(RESULT), CALLING, user(RESULT)], "tools": [TOOL]},
+        "`tool_use` ids must be unique",
+    ),
     ({"frobnicate": 1}, "frobnicate: Extra inputs are not permitted"),
 ]
 
@@ -294,6 +311,14 @@ async def test_bad_requests_are_refused_in_anthropics_words(
     assert reply.json["error"]["type"] == "invalid_request_error"
     assert words in reply.json["error"]["message"]
     assert reply.json["request_id"] == reply.headers["request-id"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000], ids=repr)
+async def test_bodies_that_are_no_request_are_refused(body: bytes) -> None:
+    async with playing(anthropic(ModelScript())) as caller:
+        reply = await caller.post("/anthropic/v1/messages", body, ANTHROPIC_KEY)
+
+    assert (reply.status, reply.json["error"]["type"]) == (400, "invalid_request_error")
 
 
 async def test_max_tokens_is_a_must() -> None:

@@ -226,6 +226,9 @@ WORD: tuple[str, dict[str, object]] = ("user", {"text": "x"})
 CALL: tuple[str, dict[str, object]] = ("model", {"functionCall": {"name": "f", "args": {}}})
 RESPONSE: dict[str, object] = {"functionResponse": {"name": "f", "response": {}}}
 JSON = "application/json"
+ANY = {"mode": "ANY"}
+ONLY_F = {"allowedFunctionNames": ["f"]}
+ONLY_H = {"allowedFunctionNames": ["h"]}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"contents": []}, "contents is not specified"),
     ({"contents": [{"role": "user", "parts": []}]}, "contents[0].parts"),
@@ -257,6 +260,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"tools": [{"functionDeclarations": [{"name": "f"}, {"name": "f"}]}]},
         "Duplicate function declaration",
     ),
+    (
+        config(responseMimeType=JSON, responseSchema=SCHEMA, responseJsonSchema={}),
+        "only one of response_schema and response_json_schema",
+    ),
+    (
+        {"tools": TOOLS, "toolConfig": {"functionCallingConfig": ANY | ONLY_H}},
+        "should be a subset of the declared functions",
+    ),
+    (
+        {"tools": TOOLS, "toolConfig": {"functionCallingConfig": ONLY_F}},
+        "only be set when the mode is ANY or VALIDATED",
+    ),
+    (turns(WORD, CALL, ("model", RESPONSE), WORD), "function responses have the role user"),
     ({"frobnicate": 1}, 'Unknown name "frobnicate": Cannot find field.'),
 ]
 

@@ -94,6 +94,10 @@ BAD = [
         "providers: {a: {dialect: anthropic, models: {m: {faults: [{kind: array_body}]}}}}",
         "anthropic has no 'array_body'",
     ),
+    (
+        "providers: {a: {vendor: openai, dialect: gemini, models: {}}}",
+        "vendor 'openai' does not speak 'gemini'",
+    ),
     ("providers: {a/b: {models: {}}}", "one step of a path"),
     ("providers: {a: {models: {}}, a: {models: {}}}", "line 1: the key 'a' comes twice"),
 ]
@@ -172,11 +176,10 @@ async def test_a_provider_of_any_name_speaks_the_stated_dialect(
     script = {"dialect": dialect, "models": {"m": {"faults": [{"kind": "day_limit"}]}}}
     scenario = load_scenario(json.dumps({"providers": {"acme": script}}))
     async with playing(Simulator(scenario)) as caller:
-        reply = await {
-            "anthropic": caller.message,
-            "gemini": caller.generate,
-            None: caller.chat,
-        }[dialect]("acme")
+        if dialect == "anthropic":
+            reply = await caller.message("acme")
+        else:
+            reply = await (caller.generate if dialect else caller.chat)("acme")
 
         assert caller.simulator.provider_url("acme").endswith(url)
     assert reply.status == 429

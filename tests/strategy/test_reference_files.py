@@ -23,7 +23,8 @@ from escalade_server.core.rules import (
     OnRateLimit,
     Rules,
 )
-from tests.strategy.strategies import reference
+from escalade_server.strategy.load import load
+from tests.strategy.strategies import FILES, KEYS, TODAY, reference
 
 USD = 1_000_000_000
 PACIFIC = "America/Los_Angeles"
@@ -240,7 +241,9 @@ def test_keys_without_effect_are_listed() -> None:
 
 
 def test_dialects_that_are_not_built_and_missing_keys_make_models_absent() -> None:
-    with_keys = {m.provider: m.absence for m in reference(1).catalog.models}
+    file = FILES / "fallback-v1.yaml"
+    found = load(file, environ=KEYS, built_dialects=frozenset({"openai"}), today=TODAY)
+    with_keys = {m.provider: m.absence for m in found.catalog.models}
     without = {m.provider: m.absence for m in reference(1, {}).catalog.models}
     assumed = {m.provider: m.absence for m in reference(1, {}, assume_keys=True).catalog.models}
 

@@ -11,7 +11,6 @@ from escalade_server.core.catalog import (
     ComplexityTrigger,
     CounterScope,
     DataPolicy,
-    Feature,
     Model,
     Scoring,
     TaskType,
@@ -25,6 +24,7 @@ from escalade_server.core.rules import (
     OnTargetExhausted,
     Rules,
 )
+from escalade_server.core.task import Feature
 from escalade_server.strategy.errors import StrategyErrors
 from tests.strategy.strategies import GOOD, changed, loaded, with_more
 

@@ -69,6 +69,7 @@ class Accumulator:
 
     def __init__(self, request_id: str, *, may_restart: bool) -> None:
         self.request_id = request_id
+        self.begun = False  # a piece of the answer came
         self.failed: Failed | None = None
         self.answer: Answer | None = None
         self._may_restart = may_restart
@@ -145,6 +146,7 @@ class Accumulator:
         return (TextDelta(len(finished.report.attempts), message.text), last)
 
     def _add_delta(self, delta: completion_pb2.Delta) -> Event | None:
+        self.begun = True
         if delta.attempt in self._void:
             return None
         if self._parts and delta.attempt != self._attempt:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote
@@ -35,6 +36,10 @@ SERVICE_CONFIG = json.dumps(
         "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
     }
 )
+
+SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
+IPV4 = re.compile(r"\d{1,3}(\.\d{1,3}){3}:\d{1,5}")
+IPV6 = re.compile(r"\[[0-9a-fA-F:.]+\]:\d{1,5}")
 
 ChannelOption = tuple[str, str | int]
 
@@ -80,8 +85,7 @@ def dial(
         UsageError: The target is empty, the token cannot be sent, or it would travel in the
             clear beyond loopback (P14).
     """
-    if not target:
-        raise UsageError("there is no target, such as localhost:50051")
+    target = replicas(target)
     loopback = is_loopback(target)
     metadata: tuple[tuple[str, str], ...] = ()
     if token is not None:
@@ -101,6 +105,9 @@ def dial(
         "grpc.keepalive_time_ms": 30_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.use_local_subchannel_pool": 1,  # or equal channels share a connection (P7)
+        # A server that is back after a while is found in seconds, where gRPC takes two minutes.
+        "grpc.initial_reconnect_backoff_ms": 200,
+        "grpc.max_reconnect_backoff_ms": 5_000,
     }
     if loopback:
         made["grpc.enable_http_proxy"] = 0  # or a proxy variable would send the call abroad
@@ -114,6 +121,27 @@ def dial(
         )
     made.update(options)
     return Dial(target, tuple(made.items()), credentials, metadata)
+
+
+def replicas(target: str) -> str:
+    """Write a list of addresses as gRPC takes it; every other target is left as it is.
+
+    Raises:
+        UsageError: The target is empty, or a list of something else than addresses of one kind.
+    """
+    if not target:
+        raise UsageError("there is no target, such as localhost:50051")
+    scheme = target.partition(":")[0]
+    if "," not in target or scheme in SCHEMES:
+        return target
+    addresses = [address.strip() for address in target.split(",")]
+    for kind, form in (("ipv4", IPV4), ("ipv6", IPV6)):
+        if all(form.fullmatch(address) for address in addresses):
+            return f"{kind}:{','.join(addresses)}"
+    raise UsageError(
+        "a list of replicas holds addresses of one kind, each with its port, such as"
+        " 10.0.0.1:50051,10.0.0.2:50051; the addresses of a name are found by dns:///name:50051"
+    )
 
 
 def is_loopback(target: str) -> bool:

@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
+from escalade._errors import EscaladeError
 from escalade._proto import instant_of, name_of, one_line, usd_of
 from escalade._record import (
     Attempt,
@@ -130,6 +131,29 @@ class Waiting:
     def __str__(self) -> str:
         until = f" until {self.earliest:%Y-%m-%d %H:%M:%S} UTC" if self.earliest else ""
         return f"Waiting{until}, place {self.position} ({_why(self.reason, self.detail)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """The stream broke before the first piece of the answer, and was asked for again (P8).
+
+    What was announced before stays true of the stream that broke, which is over. The service
+    starts anew under the same request id; nothing is charged for an answer twice. What the new
+    stream announces alike and in the same order is not told again.
+
+    Attributes:
+        tries: How often the stream was asked for again so far, in vain or not.
+        cause: What broke it.
+        resumed: A resume token kept the place in the queue.
+    """
+
+    tries: int
+    cause: EscaladeError
+    resumed: bool
+
+    def __str__(self) -> str:
+        place = "; the place in the queue is kept" if self.resumed else ""
+        return f"Reconnected: {one_line(self.cause.message)}{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +329,16 @@ class Failed:
 
 
 Announcement = (
-    Assessed | Selected | Fallback | Escalated | Waiting | Retracted | Alert | Finished | Failed
+    Assessed
+    | Selected
+    | Fallback
+    | Escalated
+    | Waiting
+    | Reconnected
+    | Retracted
+    | Alert
+    | Finished
+    | Failed
 )
 Event = Announcement | TextDelta | ReasoningDelta
 

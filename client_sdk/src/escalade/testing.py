@@ -11,16 +11,19 @@
 
 The script holds one reply a call, each a list of steps: events (made here, or of
 `escalade.v1.escalation_pb2`), `Pause`, and what may end a call without an event, `Refused` and
-`Cut`. Write replies as a stream; a caller who wants the answer whole gets it whole. What has no
-pause in between travels in one message.
+`Cut`. Or it is a function from the request to the reply. Write replies as a stream; a caller who
+wants the answer whole gets it whole. What has no pause in between travels in one message.
+
+The server is a context manager, of `with` as of `async with`, and makes clients of both kinds.
 """
 
+import asyncio
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -36,6 +39,27 @@ from escalade._channel import ANSWER_BYTES_MAX
 from escalade._convert import message_to_proto
 from escalade._errors import CODES
 from escalade._proto import name_of
+from escalade._script import (
+    Cut,
+    Pause,
+    Refused,
+    Reply,
+    Step,
+    answer,
+    assessed,
+    cut_by_proxy,
+    escalated,
+    failed,
+    fallback,
+    finished,
+    reasoning,
+    retracted,
+    selected,
+    slowly,
+    text,
+    tool_call,
+    waiting,
+)
 from escalade._status import DETAILS_KEY, DOMAIN
 from escalade._sync.client import Client
 from escalade.v1 import (
@@ -55,49 +79,24 @@ __all__ = [
     "Server",
     "Step",
     "answer",
+    "assessed",
+    "cut_by_proxy",
     "escalated",
     "failed",
+    "fallback",
     "finished",
+    "reasoning",
     "retracted",
     "selected",
+    "slowly",
     "text",
     "tool_call",
+    "waiting",
 ]
 
-CALLS_AT_ONCE = 32
+CALLS_AT_ONCE = 512  # threads, which are made as they are needed
+CALLS_PER_CONNECTION = 100  # as many proxies have it: the next one is not even sent
 FOREVER_S = 10**9  # without a deadline gRPC tells of one that is centuries away
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Nothing happens for this time, or until the caller leaves."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The call ends with the status of this reason and its details, without an event.
-
-    As the first step it stands for a call that the service never accepted.
-    """
-
-    reason: str
-    message: str = ""
-    retry_after: timedelta | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The call ends with a bare status, as when the connection breaks, or a proxy speaks."""
-
-    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
-    message: str = "cut by the script"
-
-
-Step = escalation_pb2.Event | Pause | Refused | Cut
-Reply = Sequence[Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +106,7 @@ class Call:
     Attributes:
         request: What was asked.
         metadata: The metadata of the call.
+        connection: The address that it came from, one for each connection.
         timeout_s: The seconds that the caller gave it; None without a deadline.
         ended: Set when it is over.
         cancelled: Set when the caller left before the script ended.
@@ -114,120 +114,10 @@ class Call:
 
     request: router_service_pb2.CompleteRequest
     metadata: dict[str, str | bytes]
+    connection: str
     timeout_s: float | None
     ended: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-def selected(
-    model: str = "gpt-4o-mini", *, provider: str = "openai", layer: str = "free", attempt: int = 1
-) -> escalation_pb2.Event:
-    """Announce the model that is called next."""
-    target = escalation_pb2.ModelRef(layer=layer, provider=provider, model=model)
-    made = escalation_pb2.Selected(attempt=attempt, target=target, wire_model=model)
-    return escalation_pb2.Event(selected=made)
-
-
-def escalated(
-    from_layer: str, to_layer: str, reason: str = "RATE_LIMIT", detail: str = ""
-) -> escalation_pb2.Event:
-    """Announce a change of layer; `reason` is a name of EscalationReason without its prefix."""
-    made = escalation_pb2.Escalated(
-        from_layer=from_layer,
-        to_layer=to_layer,
-        reason=escalation_pb2.EscalationReason.Value(f"ESCALATION_REASON_{reason}"),
-        detail=detail,
-        kind=escalation_pb2.ESCALATION_KIND_FAILURE,
-    )
-    return escalation_pb2.Event(escalated=made)
-
-
-def text(piece: str, *, attempt: int = 1) -> escalation_pb2.Event:
-    """Send a piece of text."""
-    return escalation_pb2.Event(delta=completion_pb2.Delta(attempt=attempt, text=piece))
-
-
-def tool_call(
-    name: str,
-    arguments_json: str = "{}",
-    *,
-    call_id: str = "call-1",
-    index: int = 0,
-    attempt: int = 1,
-) -> escalation_pb2.Event:
-    """Send a tool call, whole."""
-    made = completion_pb2.ToolCallDelta(
-        index=index, id=call_id, name=name, arguments_json_fragment=arguments_json
-    )
-    return escalation_pb2.Event(delta=completion_pb2.Delta(attempt=attempt, tool_call=made))
-
-
-def retracted(attempt: int = 1, reason: str = "OUTAGE", detail: str = "") -> escalation_pb2.Event:
-    """Void an attempt; `reason` is a name of FailureClass without its prefix."""
-    made = escalation_pb2.Retracted(
-        attempt=attempt,
-        reason=error_pb2.FailureClass.Value(f"FAILURE_CLASS_{reason}"),
-        detail=detail,
-    )
-    return escalation_pb2.Event(retracted=made)
-
-
-def finished(
-    model: str = "gpt-4o-mini",
-    *,
-    provider: str = "openai",
-    layer: str = "free",
-    finish_reason: str = "STOP",
-    cost_nanos: int = 0,
-    story: str = "",
-    attempt: int = 1,
-) -> escalation_pb2.Event:
-    """End with an answer; its report names one attempt, which `model` answered."""
-    target = escalation_pb2.ModelRef(layer=layer, provider=provider, model=model)
-    reason = completion_pb2.FinishReason.Value(f"FINISH_REASON_{finish_reason}")
-    cost = completion_pb2.Cost(list_nano_usd=cost_nanos, charged_nano_usd=cost_nanos)
-    made = escalation_pb2.Attempt(
-        attempt=attempt,
-        target=target,
-        status=escalation_pb2.ATTEMPT_STATUS_OK,
-        finish_reason=reason,
-        cost=cost,
-        basis=completion_pb2.BASIS_REPORTED,
-    )
-    report = escalation_pb2.Report(
-        answered=target, layer_path=[layer], cost=cost, attempts=[made], story=story
-    )
-    end = escalation_pb2.Finished(
-        finish_reason=reason, quality=escalation_pb2.QUALITY_MET, report=report
-    )
-    return escalation_pb2.Event(finished=end)
-
-
-def failed(
-    reason: str, message: str = "", *, report: escalation_pb2.Report | None = None
-) -> escalation_pb2.Event:
-    """End without an answer; the status of this reason follows by itself."""
-    made = escalation_pb2.Failed(
-        reason=error_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}"),
-        message=message,
-        report=report,
-    )
-    return escalation_pb2.Event(failed=made)
-
-
-def answer(
-    *pieces: str,
-    model: str = "gpt-4o-mini",
-    provider: str = "openai",
-    layer: str = "free",
-    cost_nanos: int = 0,
-) -> Reply:
-    """Reply with a text, in these pieces."""
-    return [
-        selected(model, provider=provider, layer=layer),
-        *(text(piece) for piece in pieces),
-        finished(model, provider=provider, layer=layer, cost_nanos=cost_nanos),
-    ]
 
 
 class Server:
@@ -240,15 +130,18 @@ class Server:
 
     def __init__(
         self,
-        script: Iterable[Reply],
+        script: Iterable[Reply] | Callable[[router_service_pb2.CompleteRequest], Reply] = (),
         *,
         status: operations_service_pb2.GetStatusResponse | None = None,
+        port: int = 0,
     ) -> None:
-        """Listen on a free port of this host.
+        """Listen on this host only.
 
         Args:
-            script: One reply a call; a call beyond them fails and says so.
+            script: One reply a call, or a function that makes one; a call beyond them fails
+                and says so.
             status: What GetStatus answers.
+            port: Where; 0 takes a free one.
         """
         self.calls: list[Call] = []
         self._server = grpc.server(
@@ -256,13 +149,14 @@ class Server:
             options=(
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", ANSWER_BYTES_MAX),
+                ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ),
         )
-        play = _Router(script, self.calls).complete
+        self._router = _Router(script, self.calls)
         show = _Operations(status or operations_service_pb2.GetStatusResponse()).get_status
         complete = grpc.unary_stream_rpc_method_handler(
-            play,
+            self._router.complete,
             router_service_pb2.CompleteRequest.FromString,
             router_service_pb2.CompleteResponse.SerializeToString,
         )
@@ -281,7 +175,7 @@ class Server:
                 ),
             )
         )
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -293,7 +187,26 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.stop)
+
+    def stop(self) -> None:
+        """Go away at once: calls are cut, and nobody answers any more."""
         self._server.stop(grace=None).wait()
+
+    def add(self, *replies: Reply) -> None:
+        """Put replies at the end of the script, also when it is under way."""
+        self._router.added.extend(replies)
 
     def client(self, *, token: str | None = None, timeout: float | None = 10.0) -> Client:
         """Make a client of it."""
@@ -309,8 +222,14 @@ class Server:
 class _Router:
     """Plays the script."""
 
-    def __init__(self, script: Iterable[Reply], calls: list[Call]) -> None:
-        self._script = iter(script)
+    def __init__(
+        self,
+        script: Iterable[Reply] | Callable[[router_service_pb2.CompleteRequest], Reply],
+        calls: list[Call],
+    ) -> None:
+        self.added: deque[Reply] = deque()
+        self._make = script if callable(script) else None
+        self._script = iter(()) if callable(script) else iter(script)
         self._calls = calls
         self._lock = threading.Lock()
 
@@ -321,12 +240,13 @@ class _Router:
         call = Call(
             request=request,
             metadata=dict(context.invocation_metadata()),
+            connection=context.peer(),
             timeout_s=remaining if remaining < FOREVER_S else None,
         )
         with self._lock:
             self._calls.append(call)
             number = len(self._calls)
-            reply = next(self._script, None)
+            reply = self._next(request)
         played = threading.Event()
 
         def over() -> None:
@@ -345,6 +265,12 @@ class _Router:
             context.send_initial_metadata(())  # the call is accepted: no retry repeats it (P12)
         yield from _play(steps, context, call, played)
         played.set()
+
+    def _next(self, request: router_service_pb2.CompleteRequest) -> Reply | None:
+        if self._make is not None:
+            return self._make(request)
+        reply = next(self._script, None)
+        return self.added.popleft() if reply is None and self.added else reply
 
 
 def _play(

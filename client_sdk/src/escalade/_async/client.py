@@ -1,21 +1,23 @@
 """The client: answers, whole or streamed, and the state of the service."""
 
-import threading
+import copy
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 import grpc
-import grpc.aio
 
-from escalade._async.stream import AsyncStream, Call
+from escalade._async.channels import AsyncChannels
+from escalade._async.stream import AsyncStream, Run
 from escalade._channel import MESSAGE_BYTES_MAX, ChannelOption, Tls, dial
-from escalade._convert import request_to_proto, seconds_of
-from escalade._errors import Facts, RequestTooLarge, UsageError
+from escalade._convert import request_to_proto
+from escalade._errors import Facts, RequestTooLarge
 from escalade._events import Announcement, Answer, Retracted
+from escalade._options import Options
 from escalade._status import error_from_rpc
+from escalade._trace import trace_metadata
 from escalade._types import (
     Constraints,
     Messages,
@@ -28,7 +30,6 @@ from escalade._types import (
     ToolMode,
 )
 from escalade.v1 import (
-    completion_pb2,
     operations_service_pb2,
     operations_service_pb2_grpc,
     router_service_pb2,
@@ -37,13 +38,15 @@ from escalade.v1 import (
 
 
 class AsyncClient:
-    """A connection to an Escalade service.
+    """The way to an Escalade service: connections, opened as they are needed.
 
         async with escalade.AsyncClient("localhost:50051") as client:
             answer = await client.complete("Why does this test fail?")
 
-    Calls that the server has not accepted yet are retried on UNAVAILABLE; nothing else is ever
-    repeated. A request id is made for every call, so that it is never charged twice.
+    Calls that the server has not accepted yet are retried on UNAVAILABLE. A stream that breaks on
+    the road before the first piece of its answer is asked for again, until the deadline, and
+    tells `Reconnected`. Nothing else is repeated; a request id is made for every call, so that it
+    is never answered and charged twice.
     """
 
     def __init__(
@@ -59,7 +62,8 @@ class AsyncClient:
         """Say where the service is; nothing is sent before the first call.
 
         Args:
-            target: A gRPC target, such as "localhost:50051" or "dns:///escalade:50051".
+            target: A gRPC target, such as "localhost:50051". Calls go round all addresses of
+                "dns:///escalade:50051", or of a list such as "10.0.0.1:50051,10.0.0.2:50051".
             token: The bearer token of the agent.
             tls: True, or how.
             allow_plaintext_token: Send the token beyond this host without TLS.
@@ -69,17 +73,16 @@ class AsyncClient:
         Raises:
             UsageError: The arguments do not go together.
         """
-        self._dial = dial(
+        way = dial(
             target,
             token=token,
             tls=tls,
             allow_plaintext_token=allow_plaintext_token,
             options=channel_options,
         )
-        self._timeout_s = seconds_of(timeout)
-        self._lock = threading.Lock()
-        self._channel: grpc.aio.Channel | None = None
-        self._closed = False
+        self._channels = AsyncChannels(way)
+        self._options = Options().with_more(timeout, None, None)
+        self._is_view = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,13 +96,40 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Cancel what still runs, and close the connection."""
-        self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        """Cancel what still runs, and close the connections. A view of a client closes nothing."""
+        if not self._is_view:
+            await self._channels.close()
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        constraints: Constraints | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Self:
+        """See this client with other defaults. It costs nothing: the connections are shared.
+
+            free = client.with_options(constraints=escalade.Constraints(free_only=True))
+
+        What a call says wins over the view, and the view over the client. Constraints are laid
+        over each other one by one: a call that says only `max_wait` on `free` stays free. What is
+        None here stays as it is. A view lives as long as its client.
+
+        Args:
+            timeout: Seconds for a whole call.
+            constraints: Limits of every task.
+            metadata: Headers of every call, beside those of views under this one.
+
+        Raises:
+            UsageError: The timeout is none, or the metadata cannot travel.
+        """
+        view = copy.copy(self)
+        view._options = self._options.with_more(timeout, constraints, metadata)  # noqa: SLF001
+        view._is_view = True  # noqa: SLF001 - both are of this very class
+        return view
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._dial.target!r})"
+        return f"{type(self).__name__}({self._channels.dial.target!r})"
 
     async def complete(
         self,
@@ -156,13 +186,14 @@ class AsyncClient:
                 sampling=sampling,
                 reasoning_effort=reasoning_effort,
                 max_output_tokens=max_output_tokens,
-                constraints=constraints,
+                constraints=self._options.constraints_of(constraints),
                 quality=quality,
                 request_id=request_id or uuid.uuid4().hex,
                 resume_token=resume_token,
                 whole=True,
                 may_restart=True,
             ),
+            is_own_id=request_id is None,
             timeout=timeout,
             on_event=on_event,
         )
@@ -215,7 +246,7 @@ class AsyncClient:
             sampling=sampling,
             reasoning_effort=reasoning_effort,
             max_output_tokens=max_output_tokens,
-            constraints=constraints,
+            constraints=self._options.constraints_of(constraints),
             quality=quality,
             flush_interval=flush_interval,
             request_id=request_id or uuid.uuid4().hex,
@@ -223,7 +254,13 @@ class AsyncClient:
             whole=False,
             may_restart=on_restart is not None,
         )
-        return self._begin(request, timeout=timeout, on_event=on_event, on_restart=on_restart)
+        return self._begin(
+            request,
+            is_own_id=request_id is None,
+            timeout=timeout,
+            on_event=on_event,
+            on_restart=on_restart,
+        )
 
     async def status(
         self, *, timeout: float | None = None
@@ -233,20 +270,24 @@ class AsyncClient:
         Raises:
             EscaladeError: The service does not say.
         """
-        service = operations_service_pb2_grpc.OperationsServiceStub(self._open())
+        channel, over = self._channels.take(self._channels.operations)
+        service = operations_service_pb2_grpc.OperationsServiceStub(channel)
         try:
             return await service.GetStatus(
                 operations_service_pb2.GetStatusRequest(),
-                timeout=seconds_of(timeout) or self._timeout_s,
-                metadata=self._dial.metadata,
+                timeout=self._options.timeout_of(timeout),
+                metadata=self._metadata(),
             )
         except grpc.RpcError as error:
             raise error_from_rpc(error, request_id="") from error
+        finally:
+            over()
 
     def _begin(
         self,
         request: router_service_pb2.CompleteRequest,
         *,
+        is_own_id: bool,
         timeout: float | None,
         on_event: Callable[[Announcement], None] | None,
         on_restart: Callable[[Retracted], None] | None = None,
@@ -256,30 +297,26 @@ class AsyncClient:
             facts = Facts(request_id=request.request_id)
             limit = f"{size:,} bytes; the limit is {MESSAGE_BYTES_MAX:,}"
             raise RequestTooLarge(f"the request has {limit}", facts)
-        timeout_s = seconds_of(timeout) or self._timeout_s
+        metadata = self._metadata()
+        channels = self._channels
 
-        def start() -> Call:
-            service = router_service_pb2_grpc.RouterServiceStub(self._open())
-            return service.Complete(request, timeout=timeout_s, metadata=self._dial.metadata)
+        def start(request: router_service_pb2.CompleteRequest, left_s: float | None) -> Run:
+            lane = channels.waits if request.resume_token else channels.work
+            channel, over = channels.take(lane)
+            service = router_service_pb2_grpc.RouterServiceStub(channel)
+            return Run(service.Complete(request, timeout=left_s, metadata=metadata), over)
 
         return AsyncStream(
             start,
-            request_id=request.request_id,
+            request,
+            is_own_id=is_own_id,
+            timeout_s=self._options.timeout_of(timeout),
             on_event=on_event,
             on_restart=on_restart,
-            may_restart=request.on_interruption == completion_pb2.ON_INTERRUPTION_RESTART,
         )
 
-    def _open(self) -> grpc.aio.Channel:
-        """The channel, opened at the first call: asyncio's wants a running loop."""
-        with self._lock:
-            if self._closed:
-                raise UsageError("the client is closed")
-            if self._channel is None:
-                way = self._dial
-                self._channel = (
-                    grpc.aio.insecure_channel(way.target, options=way.options)
-                    if way.credentials is None
-                    else grpc.aio.secure_channel(way.target, way.credentials, options=way.options)
-                )
-            return self._channel
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers of a call; those that the caller gave stand for those of the trace."""
+        given = self._options.metadata
+        trace = tuple(header for header in trace_metadata() if header[0] not in given)
+        return (*self._channels.dial.metadata, *given.items(), *trace)

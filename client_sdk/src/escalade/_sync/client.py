@@ -1,21 +1,24 @@
 # Generated from ../_async/client.py by client_sdk/unasync.py; change that, then `make gen`.
 """The client: answers, whole or streamed, and the state of the service."""
 
-import threading
+import copy
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 import grpc
 
-from escalade._sync.stream import Stream, Call
+from escalade._sync.channels import Channels
+from escalade._sync.stream import Stream, Run
 from escalade._channel import MESSAGE_BYTES_MAX, ChannelOption, Tls, dial
-from escalade._convert import request_to_proto, seconds_of
-from escalade._errors import Facts, RequestTooLarge, UsageError
+from escalade._convert import request_to_proto
+from escalade._errors import Facts, RequestTooLarge
 from escalade._events import Announcement, Answer, Retracted
+from escalade._options import Options
 from escalade._status import error_from_rpc
+from escalade._trace import trace_metadata
 from escalade._types import (
     Constraints,
     Messages,
@@ -28,7 +31,6 @@ from escalade._types import (
     ToolMode,
 )
 from escalade.v1 import (
-    completion_pb2,
     operations_service_pb2,
     operations_service_pb2_grpc,
     router_service_pb2,
@@ -37,13 +39,15 @@ from escalade.v1 import (
 
 
 class Client:
-    """A connection to an Escalade service.
+    """The way to an Escalade service: connections, opened as they are needed.
 
         with escalade.Client("localhost:50051") as client:
             answer = client.complete("Why does this test fail?")
 
-    Calls that the server has not accepted yet are retried on UNAVAILABLE; nothing else is ever
-    repeated. A request id is made for every call, so that it is never charged twice.
+    Calls that the server has not accepted yet are retried on UNAVAILABLE. A stream that breaks on
+    the road before the first piece of its answer is asked for again, until the deadline, and
+    tells `Reconnected`. Nothing else is repeated; a request id is made for every call, so that it
+    is never answered and charged twice.
     """
 
     def __init__(
@@ -59,7 +63,8 @@ class Client:
         """Say where the service is; nothing is sent before the first call.
 
         Args:
-            target: A gRPC target, such as "localhost:50051" or "dns:///escalade:50051".
+            target: A gRPC target, such as "localhost:50051". Calls go round all addresses of
+                "dns:///escalade:50051", or of a list such as "10.0.0.1:50051,10.0.0.2:50051".
             token: The bearer token of the agent.
             tls: True, or how.
             allow_plaintext_token: Send the token beyond this host without TLS.
@@ -69,17 +74,16 @@ class Client:
         Raises:
             UsageError: The arguments do not go together.
         """
-        self._dial = dial(
+        way = dial(
             target,
             token=token,
             tls=tls,
             allow_plaintext_token=allow_plaintext_token,
             options=channel_options,
         )
-        self._timeout_s = seconds_of(timeout)
-        self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
-        self._closed = False
+        self._channels = Channels(way)
+        self._options = Options().with_more(timeout, None, None)
+        self._is_view = False
 
     def __enter__(self) -> Self:
         return self
@@ -93,13 +97,40 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Cancel what still runs, and close the connection."""
-        self._closed = True
-        if self._channel is not None:
-            self._channel.close()
+        """Cancel what still runs, and close the connections. A view of a client closes nothing."""
+        if not self._is_view:
+            self._channels.close()
+
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        constraints: Constraints | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Self:
+        """See this client with other defaults. It costs nothing: the connections are shared.
+
+            free = client.with_options(constraints=escalade.Constraints(free_only=True))
+
+        What a call says wins over the view, and the view over the client. Constraints are laid
+        over each other one by one: a call that says only `max_wait` on `free` stays free. What is
+        None here stays as it is. A view lives as long as its client.
+
+        Args:
+            timeout: Seconds for a whole call.
+            constraints: Limits of every task.
+            metadata: Headers of every call, beside those of views under this one.
+
+        Raises:
+            UsageError: The timeout is none, or the metadata cannot travel.
+        """
+        view = copy.copy(self)
+        view._options = self._options.with_more(timeout, constraints, metadata)  # noqa: SLF001
+        view._is_view = True  # noqa: SLF001 - both are of this very class
+        return view
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._dial.target!r})"
+        return f"{type(self).__name__}({self._channels.dial.target!r})"
 
     def complete(
         self,
@@ -156,13 +187,14 @@ class Client:
                 sampling=sampling,
                 reasoning_effort=reasoning_effort,
                 max_output_tokens=max_output_tokens,
-                constraints=constraints,
+                constraints=self._options.constraints_of(constraints),
                 quality=quality,
                 request_id=request_id or uuid.uuid4().hex,
                 resume_token=resume_token,
                 whole=True,
                 may_restart=True,
             ),
+            is_own_id=request_id is None,
             timeout=timeout,
             on_event=on_event,
         )
@@ -215,7 +247,7 @@ class Client:
             sampling=sampling,
             reasoning_effort=reasoning_effort,
             max_output_tokens=max_output_tokens,
-            constraints=constraints,
+            constraints=self._options.constraints_of(constraints),
             quality=quality,
             flush_interval=flush_interval,
             request_id=request_id or uuid.uuid4().hex,
@@ -223,7 +255,13 @@ class Client:
             whole=False,
             may_restart=on_restart is not None,
         )
-        return self._begin(request, timeout=timeout, on_event=on_event, on_restart=on_restart)
+        return self._begin(
+            request,
+            is_own_id=request_id is None,
+            timeout=timeout,
+            on_event=on_event,
+            on_restart=on_restart,
+        )
 
     def status(
         self, *, timeout: float | None = None
@@ -233,20 +271,24 @@ class Client:
         Raises:
             EscaladeError: The service does not say.
         """
-        service = operations_service_pb2_grpc.OperationsServiceStub(self._open())
+        channel, over = self._channels.take(self._channels.operations)
+        service = operations_service_pb2_grpc.OperationsServiceStub(channel)
         try:
             return service.GetStatus(
                 operations_service_pb2.GetStatusRequest(),
-                timeout=seconds_of(timeout) or self._timeout_s,
-                metadata=self._dial.metadata,
+                timeout=self._options.timeout_of(timeout),
+                metadata=self._metadata(),
             )
         except grpc.RpcError as error:
             raise error_from_rpc(error, request_id="") from error
+        finally:
+            over()
 
     def _begin(
         self,
         request: router_service_pb2.CompleteRequest,
         *,
+        is_own_id: bool,
         timeout: float | None,
         on_event: Callable[[Announcement], None] | None,
         on_restart: Callable[[Retracted], None] | None = None,
@@ -256,30 +298,26 @@ class Client:
             facts = Facts(request_id=request.request_id)
             limit = f"{size:,} bytes; the limit is {MESSAGE_BYTES_MAX:,}"
             raise RequestTooLarge(f"the request has {limit}", facts)
-        timeout_s = seconds_of(timeout) or self._timeout_s
+        metadata = self._metadata()
+        channels = self._channels
 
-        def start() -> Call:
-            service = router_service_pb2_grpc.RouterServiceStub(self._open())
-            return service.Complete(request, timeout=timeout_s, metadata=self._dial.metadata)
+        def start(request: router_service_pb2.CompleteRequest, left_s: float | None) -> Run:
+            lane = channels.waits if request.resume_token else channels.work
+            channel, over = channels.take(lane)
+            service = router_service_pb2_grpc.RouterServiceStub(channel)
+            return Run(service.Complete(request, timeout=left_s, metadata=metadata), over)
 
         return Stream(
             start,
-            request_id=request.request_id,
+            request,
+            is_own_id=is_own_id,
+            timeout_s=self._options.timeout_of(timeout),
             on_event=on_event,
             on_restart=on_restart,
-            may_restart=request.on_interruption == completion_pb2.ON_INTERRUPTION_RESTART,
         )
 
-    def _open(self) -> grpc.Channel:
-        """The channel, opened at the first call."""
-        with self._lock:
-            if self._closed:
-                raise UsageError("the client is closed")
-            if self._channel is None:
-                way = self._dial
-                self._channel = (
-                    grpc.insecure_channel(way.target, options=way.options)
-                    if way.credentials is None
-                    else grpc.secure_channel(way.target, way.credentials, options=way.options)
-                )
-            return self._channel
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers of a call; those that the caller gave stand for those of the trace."""
+        given = self._options.metadata
+        trace = tuple(header for header in trace_metadata() if header[0] not in given)
+        return (*self._channels.dial.metadata, *given.items(), *trace)

@@ -1,19 +1,29 @@
 # Generated from ../_async/stream.py by client_sdk/unasync.py; change that, then `make gen`.
 """One call of Complete: its events, its text, its answer."""
 
+import random
 import time
 from collections import deque
 from collections.abc import Iterator, Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import grpc
 
 from escalade._accumulate import Accumulator, Snapshot
-from escalade._errors import EscaladeError, Facts, UsageError
-from escalade._events import Announcement, Answer, Event, ReasoningDelta, Retracted, TextDelta
+from escalade._errors import EscaladeError, Facts, TransportError, UsageError
+from escalade._events import (
+    Announcement,
+    Answer,
+    Event,
+    Failed,
+    ReasoningDelta,
+    Retracted,
+    TextDelta,
+)
+from escalade._reconnect import Road
 from escalade._status import error_from_rpc, error_from_status
-from escalade.v1 import router_service_pb2
+from escalade.v1 import completion_pb2, router_service_pb2
 
 
 class Call(Protocol):
@@ -24,12 +34,23 @@ class Call(Protocol):
     def __iter__(self) -> Iterator[router_service_pb2.CompleteResponse]: ...
 
 
+class Run(NamedTuple):
+    """One call on the wire, and what to tell when it is over, once."""
+
+    call: Call
+    over: Callable[[], None]
+
+
+Start = Callable[[router_service_pb2.CompleteRequest, float | None], Run]
+
+
 class Stream:
     """An answer that arrives. Made by `Client.stream`; use it as a context manager.
 
     Iterating gives every event, `text` the text alone; both read the one stream. Tool calls are
     void until the end: they are in `Finished.answer` and in `answer()`. Leaving the block
-    cancels what still runs. One thread reads a stream at a time.
+    cancels what still runs. One thread reads a stream at a time. A stream that breaks before its
+    first piece is asked for again, and tells `Reconnected`.
 
     Attributes:
         request_id: The id of the request.
@@ -37,31 +58,42 @@ class Stream:
 
     def __init__(
         self,
-        start: Callable[[], Call],
+        start: Start,
+        request: router_service_pb2.CompleteRequest,
         *,
-        request_id: str,
+        is_own_id: bool,
+        timeout_s: float | None,
         on_event: Callable[[Announcement], None] | None,
         on_restart: Callable[[Retracted], None] | None,
-        may_restart: bool,
     ) -> None:
-        self.request_id = request_id
+        self.request_id = request.request_id
         self._start = start
+        self._request = request
+        self._is_own_id = is_own_id
+        self._timeout_s = timeout_s
         self._on_event = on_event
         self._on_restart = on_restart
-        self._fold = Accumulator(request_id, may_restart=may_restart)
-        self._call: Call | None = None
+        self._fold = self._new_fold()
+        self._road: Road | None = None
+        self._run: Run | None = None
         self._responses: Iterator[router_service_pb2.CompleteResponse] | None = None
-        self._started_s = 0.0
+        self._run_began_s = 0.0
         self._ready: deque[Event] = deque()
         self._error: EscaladeError | None = None
         self._closed = False
 
     def __enter__(self) -> Self:
-        if self._call is not None or self._closed:
+        if self._road is not None or self._closed:
             raise UsageError("a stream is entered once")
-        self._started_s = time.monotonic()
-        self._call = self._start()
-        self._responses = iter(self._call)
+        now_s = time.monotonic()
+        self._road = Road(
+            resume_token=self._request.resume_token,
+            is_own_id=self._is_own_id,
+            deadline_s=None if self._timeout_s is None else now_s + self._timeout_s,
+            now_s=now_s,
+            draw=random.random,
+        )
+        self._begin_run(self._road)
         return self
 
     def __exit__(
@@ -75,8 +107,7 @@ class Stream:
     def close(self) -> None:
         """Cancel what still runs; the service cancels the model's call and settles it."""
         self._closed = True
-        if self._call is not None:
-            self._call.cancel()
+        self._end_run()
 
     def __iter__(self) -> Self:
         return self
@@ -123,31 +154,80 @@ class Stream:
         assert answer is not None, "iteration ends with an answer or an error"
         return answer
 
+    def _begin_run(self, road: Road) -> None:
+        now_s = time.monotonic()
+        self._request.resume_token = road.resume_token
+        self._fold = self._new_fold()
+        self._run = self._start(self._request, road.left_s(now_s))
+        self._responses = iter(self._run.call)
+        self._run_began_s = now_s
+
+    def _end_run(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.call.cancel()
+            run.over()
+
+    def _new_fold(self) -> Accumulator:
+        restart = self._request.on_interruption == completion_pb2.ON_INTERRUPTION_RESTART
+        return Accumulator(self.request_id, may_restart=restart)
+
     def _read(self) -> None:
         """Fold the next message, or the end, and put aside what the caller is to be told."""
-        if self._responses is None or self._closed:
+        if self._responses is None or self._road is None or self._closed:
             closed = "was left before its end" if self._closed else "is used inside `with`"
             raise UsageError(f"the stream {closed}", Facts(request_id=self.request_id))
+        failed: EscaladeError | None = None
+        response: router_service_pb2.CompleteResponse | None = None
         try:
             response = next(self._responses, None)
         except grpc.RpcError as error:
-            self._error = error_from_rpc(
-                error,
-                request_id=self.request_id,
-                elapsed_s=time.monotonic() - self._started_s,
-                failed=self._fold.failed,
+            elapsed_s = time.monotonic() - self._run_began_s
+            failed = error_from_rpc(
+                error, request_id=self.request_id, elapsed_s=elapsed_s, failed=self._fold.failed
             )
-            raise self._error from error
+            failed.__cause__ = error
         try:
-            if response is not None:
-                told = (self._fold.add(event) for event in response.events)
-                self._ready += (event for event in told if event is not None)
-            elif (failed := self._fold.failed) is not None:  # a status OK after it is a mistake
-                self._error = error_from_status(
-                    None, "", b"", request_id=self.request_id, failed=failed
-                )
+            if failed is not None:
+                self._go_on(self._road, failed)
+            elif response is not None:
+                self._add(self._road, response)
+            elif self._fold.failed is not None:  # a status OK after it is a mistake
+                said = self._fold.failed
+                failed = error_from_status(None, "", b"", request_id=self.request_id, failed=said)
+                self._go_on(self._road, failed)
             else:
                 self._ready += self._fold.end()
+                self._end_run()
         except EscaladeError as error:
             self._error = error
             self.close()
+
+    def _add(self, road: Road, response: router_service_pb2.CompleteResponse) -> None:
+        for event in response.events:
+            told = self._fold.add(event)
+            if isinstance(told, Failed):
+                continue  # told when it is known that nothing follows it
+            news = road.heard(time.monotonic())
+            if news is not None:
+                self._ready.append(news)
+            if told is None:
+                continue
+            if isinstance(told, TextDelta | ReasoningDelta) or road.admits(told):
+                self._ready.append(told)
+
+    def _go_on(self, road: Road, error: EscaladeError) -> None:
+        """Begin another run after the end of one, or end with its error."""
+        delay_s = None if self._fold.begun else road.delay_after(error, time.monotonic())
+        if delay_s is not None:
+            self._end_run()
+            time.sleep(delay_s)
+            if not self._closed:
+                self._begin_run(road)
+            return
+        if self._fold.failed is not None:
+            self._ready.append(self._fold.failed)
+        if road.history and isinstance(error, TransportError):
+            error.message += f" ({road.history})"
+        self._error = error
+        self._end_run()

@@ -5,16 +5,21 @@ import asyncio
 from escalade.v1 import error_pb2
 from escalade_server.api.outbox import Outbox
 from escalade_server.api.status import Refusal
+from escalade_server.core.catalog import Agent
+
+AGENT_BUSY_MS = 1_000
+"""When an agent with all its calls in flight may try again; nobody knows how long they take."""
 
 
 class Call:
     """One admitted call; ``outbox`` is set once its task has started."""
 
-    __slots__ = ("is_cut", "outbox", "size_bytes", "task")
+    __slots__ = ("agent", "is_cut", "outbox", "size_bytes", "task")
 
-    def __init__(self, size_bytes: int, task: "asyncio.Task[object] | None") -> None:
-        """Keep the size of its request, and the task that writes its stream."""
+    def __init__(self, size_bytes: int, agent: str, task: "asyncio.Task[object] | None") -> None:
+        """Keep the size of its request, who calls, and the task that writes its stream."""
         self.size_bytes = size_bytes
+        self.agent = agent
         self.task = task
         self.outbox: Outbox | None = None
         self.is_cut = False
@@ -30,6 +35,7 @@ class Calls:
         self._bytes_max = bytes_max
         self._stall_s = stall_s
         self._open: set[Call] = set()
+        self._by_agent: dict[str, int] = {}
         self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -38,8 +44,12 @@ class Calls:
     def __len__(self) -> int:
         return len(self._open)
 
-    def refusal(self, size_bytes: int) -> Refusal | None:
-        """Say why no further call is taken now, if so. Nothing has been started then."""
+    def of(self, agent: str) -> int:
+        """Count the calls in flight of one agent."""
+        return self._by_agent.get(agent, 0)
+
+    def refusal(self, size_bytes: int, own: Agent) -> Refusal | None:
+        """Say why no further call of an agent is taken now; nothing has been started then."""
         if self.draining:
             return Refusal(
                 error_pb2.ERROR_REASON_DRAINING, "the server shuts down; call again elsewhere"
@@ -49,6 +59,14 @@ class Calls:
                 error_pb2.ERROR_REASON_SERVER_BUSY,
                 f"{self._calls_max} calls are in flight, no more are taken now",
             )
+        if own.calls_max is not None and self.of(own.name) >= own.calls_max:
+            most = f"{own.calls_max} calls at once"
+            return Refusal(
+                error_pb2.ERROR_REASON_RATE_LIMITED,
+                f"agent {own.name} may have {most}, and has them in flight",
+                quotas=((f"agent/{own.name}", most),),
+                retry_ms=AGENT_BUSY_MS,
+            )
         if self._open and self._bytes + size_bytes > self._bytes_max:
             return Refusal(
                 error_pb2.ERROR_REASON_SERVER_BUSY,
@@ -57,9 +75,10 @@ class Calls:
             )
         return None
 
-    def open(self, size_bytes: int) -> Call:
+    def open(self, size_bytes: int, agent: str) -> Call:
         """Count a call in."""
-        call = Call(size_bytes, asyncio.current_task())
+        call = Call(size_bytes, agent, asyncio.current_task())
+        self._by_agent[agent] = self.of(agent) + 1
         self._open.add(call)
         self._bytes += size_bytes
         self._idle.clear()
@@ -69,6 +88,11 @@ class Calls:
         """Count a call out."""
         self._open.discard(call)
         self._bytes -= call.size_bytes
+        left = self.of(call.agent) - 1
+        if left:
+            self._by_agent[call.agent] = left
+        else:
+            del self._by_agent[call.agent]
         if not self._open:
             self._idle.set()
 

@@ -26,6 +26,7 @@ from escalade_server.core.catalog import Catalog
 from escalade_server.core.task import (
     MICRO,
     Constraints,
+    DataDemand,
     Delivery,
     Effort,
     FormatKind,
@@ -75,10 +76,11 @@ _TOOL_MODE: Mapping[int, ToolMode] = {
     _C.TOOL_MODE_NONE: ToolMode.NONE,
     _C.TOOL_MODE_REQUIRED: ToolMode.REQUIRED,
 }
-_DEMANDS: Mapping[int, str] = {escalation_pb2.DATA_DEMAND_NO_TRAINING: "NO_TRAINING"}
-_DEMANDS_BUILT = frozenset(
-    {escalation_pb2.DATA_DEMAND_UNSPECIFIED, escalation_pb2.DATA_DEMAND_PRIVATE}
-)
+_DEMANDS: Mapping[int, DataDemand] = {
+    escalation_pb2.DATA_DEMAND_UNSPECIFIED: DataDemand.NONE,
+    escalation_pb2.DATA_DEMAND_NO_TRAINING: DataDemand.NO_TRAINING,
+    escalation_pb2.DATA_DEMAND_PRIVATE: DataDemand.PRIVATE,
+}
 NO_LIMITS, NO_TASK, NO_SAMPLING = Constraints(), Task(), Sampling()
 FREE_CHOICE, PLAIN_TEXT = ToolChoice(), ResponseFormat()
 
@@ -95,7 +97,13 @@ class Asked:
 
 
 def request_from_proto(
-    wire: CompleteRequest, catalog: Catalog, *, request_id: str, now_ms: int, left_ms: int | None
+    wire: CompleteRequest,
+    catalog: Catalog,
+    *,
+    request_id: str,
+    now_ms: int,
+    left_ms: int | None,
+    agent: str = "",
 ) -> Asked:
     """Convert a request. ``request_id`` is used when the caller gives none.
 
@@ -136,6 +144,7 @@ def request_from_proto(
         constraints=constraints,
         on_interruption=_enum("on_interruption", wire.on_interruption, _INTERRUPTION, found),
         delivery=_enum("delivery", wire.delivery, _DELIVERY, found),
+        agent=agent,
         deadline_ms=now_ms + (work_ms if left_ms is None else min(work_ms, left_ms)),
     )
     found.raise_any()
@@ -162,12 +171,9 @@ def _unbuilt(wire: CompleteRequest, found: Findings) -> None:
         asked.append(("constraints.max_wait", wire.constraints.HasField("max_wait")))
     if wire.HasField("task"):
         task = wire.task
-        demand = task.data_demand
-        word = _DEMANDS.get(demand, str(demand))
         asked.append(("task.dry_run", task.dry_run))
         asked.append(("task.session_id", bool(task.session_id)))
         asked.append(("task.evidence", bool(task.evidence)))
-        asked.append((f"task.data_demand = {word}", demand not in _DEMANDS_BUILT))
     for name, is_asked in asked:
         if is_asked:
             found.unbuilt(name)
@@ -207,7 +213,7 @@ def _task(wire: escalation_pb2.Task, found: Findings) -> Task:
         complexity_micro=complexity_micro,
         capabilities=tuple(wire.capabilities),
         labels=tuple(sorted(wire.labels.items())),
-        private=wire.data_demand == escalation_pb2.DATA_DEMAND_PRIVATE,
+        data_demand=_enum("task.data_demand", wire.data_demand, _DEMANDS, found),
     )
 
 

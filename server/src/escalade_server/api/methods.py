@@ -1,8 +1,10 @@
 """Puts a servicer behind the one outermost guard, whatever server of grpcio's interface runs it.
 
-The guard holds three promises for every RPC: bytes that are no message of ours are refused as
-INVALID_ARGUMENT (C8); a mistake of ours ends as INTERNAL with fixed words and an opaque id, in
-whatever phase it happens, serialising included (P5, D8); refusals carry their details (P6).
+The guard holds four promises for every RPC: nobody passes the gate whom the table of rights does
+not let in (D1), before anything of the request is looked at; bytes that are no message of ours
+are refused as INVALID_ARGUMENT (C8); a mistake of ours ends as INTERNAL with fixed words and an
+opaque id, in whatever phase it happens, serialising included (P5, D8); refusals carry their
+details (P6).
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
 from escalade.v1 import error_pb2
+from escalade_server.api.callers import Gate, Identity
 from escalade_server.api.status import (
     Refusal,
     RefusedError,
@@ -60,6 +63,10 @@ Context = aio.ServicerContext[Any, Any]
 """grpcio's context; what it carries differs per method, and the guard never looks inside."""
 
 
+Behaviour = Callable[[Any, Context, Identity], Awaitable[Any]]
+"""What serves a method: the request, or the iterator of requests; the context; who calls."""
+
+
 def refuse(context: Context, refusal: Refusal) -> None:
     """Set the status of a call that ends here; returning from the handler sends it."""
     status = status_of(refusal)
@@ -69,15 +76,20 @@ def refuse(context: Context, refusal: Refusal) -> None:
 
 
 def add_service(
-    server: aio.Server, service: ServiceDescriptor, servicer: object, mistakes: Mistakes
+    server: aio.Server,
+    service: ServiceDescriptor,
+    servicer: object,
+    gate: Gate,
+    mistakes: Mistakes,
 ) -> None:
     """Register every method of a service, each behind the guard.
 
-    A method that the servicer lacks is refused with UNIMPLEMENTED, by name (P15).
+    Its methods get the request, the context and who calls. One that the servicer lacks is refused
+    with UNIMPLEMENTED, by name (P15).
     """
     handlers = {
         method.name: _handler(
-            method, getattr(servicer, method.name, None) or _unbuilt(method), mistakes
+            method, getattr(servicer, method.name, None) or _unbuilt(method), gate, mistakes
         )
         for method in service.methods
     }
@@ -87,20 +99,21 @@ def add_service(
 
 
 def _handler(
-    method: MethodDescriptor, behaviour: Callable[[Any, Context], Any], mistakes: Mistakes
+    method: MethodDescriptor, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     read = _reader(GetMessageClass(method.input_type))
     write = GetMessageClass(method.output_type).SerializeToString
     if not method.server_streaming:
-        return grpc.unary_unary_rpc_method_handler(_unary(behaviour, mistakes), read)
-    guarded = _stream(behaviour, mistakes)
+        unary = _unary(method, behaviour, gate, mistakes)
+        return grpc.unary_unary_rpc_method_handler(unary, read)
+    guarded = _stream(method, behaviour, gate, mistakes)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(guarded, read, write)
     return grpc.unary_stream_rpc_method_handler(guarded, read, write)
 
 
-def _unbuilt(method: MethodDescriptor) -> Callable[[Any, Context], Awaitable[Any]]:
-    async def behaviour(_request: object, _context: Context) -> None:
+def _unbuilt(method: MethodDescriptor) -> Behaviour:
+    async def behaviour(_request: object, _context: Context, _caller: Identity) -> None:
         raise RefusedError(not_built(f"{method.containing_service.name}.{method.name}"))
 
     return behaviour
@@ -123,11 +136,15 @@ def _parsed(request: object) -> object:
 
 
 def _unary(
-    behaviour: Callable[[Any, Context], Awaitable[Message]], mistakes: Mistakes
+    method: MethodDescriptor, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
 ) -> Callable[[Any, Context], Awaitable[bytes]]:
     async def call(request: object, context: Context) -> bytes:
         try:
-            return (await behaviour(_parsed(request), context)).SerializeToString()
+            caller = gate.admit(method, request, context)
+            answer: Message = await behaviour(_parsed(request), context, caller)
+            return answer.SerializeToString()
+        except aio.AbortError:
+            raise  # a library's own ending, which has been sent
         except RefusedError as error:
             refuse(context, error.refusal)
         except Exception as error:  # noqa: BLE001 - the outermost catch-all (P5)
@@ -138,11 +155,12 @@ def _unary(
 
 
 def _stream(
-    behaviour: Callable[[Any, Context], Awaitable[None]], mistakes: Mistakes
+    method: MethodDescriptor, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
 ) -> Callable[[Any, Context], Awaitable[None]]:
     async def call(request: object, context: Context) -> None:
         try:
-            await behaviour(_parsed(request), context)
+            caller = gate.admit(method, request, context)
+            await behaviour(_parsed(request), context, caller)
         except RefusedError as error:
             refuse(context, error.refusal)
         except Exception as error:  # noqa: BLE001 - the outermost catch-all (P5)

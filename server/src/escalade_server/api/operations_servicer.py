@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from escalade.v1 import operations_service_pb2 as wire
 from escalade.v1.escalation_pb2 import Quota
+from escalade_server.api.callers import Identity
 from escalade_server.api.calls import Calls
 from escalade_server.api.convert_out import (
     BILLINGS,
@@ -18,12 +19,15 @@ from escalade_server.api.convert_out import (
 )
 from escalade_server.api.face import Engine
 from escalade_server.api.methods import Context
+from escalade_server.core.agents import limited
 from escalade_server.core.catalog import (
     Billing,
     Catalog,
+    Counter,
     CounterScope,
     Layer,
     Model,
+    Rank,
 )
 from escalade_server.core.commands import Candidate
 from escalade_server.core.experience import Experience
@@ -32,11 +36,10 @@ from escalade_server.core.need import Need, need_of
 from escalade_server.core.policy import View, judge
 from escalade_server.core.standing import CircuitState, Standing, Verdict, VerdictClass
 from escalade_server.core.task import Constraints, Request, Task
-from escalade_server.engine.ports import Spend
 
 _OF_MODEL = frozenset({CounterScope.MODEL, CounterScope.ACCOUNT})
 _OF_LAYER = frozenset({CounterScope.LAYER})
-_OF_ALL = frozenset({CounterScope.STRATEGY, CounterScope.AGENT})
+_OF_ALL = frozenset({CounterScope.STRATEGY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,22 @@ class NominalNeed(Need):
 
     def candidate(self, model: Model, _output_mean: int | None) -> Candidate:
         """Bound the nominal call."""
-        return Candidate(model, 1, worst_cost_nanos(1, 0, model.price), 1)
+        own = self.extra if model.is_paid else self.extra_free
+        return Candidate(model, 1, worst_cost_nanos(1, 0, model.price), 1, own)
 
 
-def nominal_view(catalog: Catalog, standing: Standing, now_ms: int) -> View:
-    """What the verdicts of the nominal task are made from; no limit of a caller is in its way."""
-    anything = Constraints(consented_layers=("*",))
-    request = Request(id="", task=Task(), messages=(), output_tokens_max=1, constraints=anything)
+def nominal_view(
+    catalog: Catalog, standing: Standing, now_ms: int, agent: str | None = None
+) -> View:
+    """What the verdicts of the nominal task are made from.
+
+    For an operator no limit of a caller is in its way; for an agent, its own are.
+    """
+    limits = Constraints(consented_layers=("*",)) if agent is None else Constraints()
+    request = Request(
+        id="", task=Task(), messages=(), output_tokens_max=1, constraints=limits, agent=agent or ""
+    )
+    request = limited(request, catalog)
     need = NominalNeed(*need_of(request, catalog, catalog.other_type, 0))
     return View(need, Experience(), standing, now_ms, require=False)
 
@@ -80,16 +92,19 @@ class OperationsServicer:
         self._info = info
 
     async def GetStatus(  # noqa: N802 - a proto name
-        self, _request: wire.GetStatusRequest, _context: Context
+        self, _request: wire.GetStatusRequest, _context: Context, caller: Identity
     ) -> wire.GetStatusResponse:
-        """Show every layer, model, quota, cap, cooldown and circuit as of now."""
+        """Show every layer, model, quota, cap, cooldown and circuit as of now.
+
+        An agent sees what it may use and until when it may not, with its own counters; what
+        others have used is an operator's to see (D3).
+        """
         engine, info = self._engine, self._info
-        now_ms = engine.clock.now_ms()
-        view = _View(
-            engine.catalog, engine.standing(), engine.spends(), self._calls.attempts(), now_ms
-        )
+        is_operator = caller.rank is Rank.OPERATOR
+        agent = None if is_operator else caller.agent
+        view = _View(engine, self._calls.attempts(), agent)
         return wire.GetStatusResponse(
-            now=time_to_proto(now_ms),
+            now=time_to_proto(view.now_ms),
             started=time_to_proto(info.started_ms),
             version=info.version,
             draining=self._calls.draining,
@@ -100,27 +115,22 @@ class OperationsServicer:
                 not_in_effect=info.not_in_effect,
             ),
             layers=[view.layer(layer) for layer in engine.catalog.layers],
-            quotas=view.quotas(engine.catalog.models, _OF_ALL),
-            in_flight_count=engine.running,
+            quotas=view.overall(caller),
+            in_flight_count=engine.running if is_operator else self._calls.of(caller.agent),
         )
 
 
 class _View:
     """One look at everything, at one instant."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        standing: Standing,
-        spends: tuple[Spend, ...],
-        attempts: Mapping[str, int],
-        now_ms: int,
-    ) -> None:
-        self._standing = standing
-        self._spends = {spend.counter.key: spend for spend in spends}
+    def __init__(self, engine: Engine, attempts: Mapping[str, int], agent: str | None) -> None:
+        """Look as an operator, or as an agent with its own eyes."""
+        self.now_ms = engine.clock.now_ms()
+        self._catalog, self._standing = engine.catalog, engine.standing()
+        self._spends = {spend.counter.key: spend for spend in engine.spends()}
         self._attempts = attempts
-        self._nominal = nominal_view(catalog, standing, now_ms)
-        self._now_ms = now_ms
+        self._sees_all = agent is None
+        self._nominal = nominal_view(self._catalog, self._standing, self.now_ms, agent)
 
     def layer(self, layer: Layer) -> wire.LayerStatus:
         """Show a layer; it is exhausted when no model of it is ok, for whatever reason (R5)."""
@@ -143,10 +153,22 @@ class _View:
         )
 
     def quotas(self, models: Iterable[Model], scopes: frozenset[CounterScope]) -> list[Quota]:
-        """Show the counters of these scopes, each once."""
-        counters = {c.key: c for model in models for c in model.counters if c.scope in scopes}
+        """Show the counters of these scopes, each once; an agent sees none that others use too."""
+        if not self._sees_all:
+            return []
+        return self._shown(c for model in models for c in model.counters if c.scope in scopes)
+
+    def overall(self, caller: Identity) -> list[Quota]:
+        """Show the strategy's counters and those of agents: of all, or of the caller alone."""
+        if not self._sees_all:
+            return self._shown(caller.own.counters)
+        agents = self._catalog.agents.values()
+        own = self._shown(counter for agent in agents for counter in agent.counters)
+        return self.quotas(self._catalog.models, _OF_ALL) + own
+
+    def _shown(self, counters: Iterable[Counter]) -> list[Quota]:
         shown = []
-        for key, counter in counters.items():
+        for key, counter in {counter.key: counter for counter in counters}.items():
             spend = self._spends.get(key)
             use = (0, 0, 0) if spend is None else (spend.spent, spend.held, spend.ends_ms)
             shown.append(quota_to_proto(counter, *use))
@@ -161,14 +183,21 @@ class _View:
             capabilities=sorted(model.capabilities),
             verdict=VERDICTS[verdict.cls],
             reason=reason_word(verdict.cause),
-            detail=wire_text(verdict.detail),
+            detail=wire_text(self._detail(verdict)),
             until=time_to_proto(verdict.until_ms),
             cooldown=self._cooldown(model),
             circuit=CIRCUITS[CircuitState.CLOSED if circuit is None else circuit.state],
             probe=time_to_proto(circuit.until_ms) if circuit is not None and is_open else None,
             quotas=self.quotas((model,), _OF_MODEL),
-            in_flight_count=self._attempts.get(model.key, 0),
+            in_flight_count=self._attempts.get(model.key, 0) if self._sees_all else 0,
         )
+
+    def _detail(self, verdict: Verdict) -> str:
+        """Say why; how far a counter is used is told only of one's own."""
+        counter = verdict.counter
+        if self._sees_all or counter is None or counter.scope is CounterScope.AGENT:
+            return verdict.detail
+        return ""
 
     def _cooldown(self, model: Model) -> wire.Cooldown | None:
         places = (
@@ -178,7 +207,7 @@ class _View:
         )
         for scope, key in places:
             bench = self._standing.benches.get(key)
-            if bench is not None and bench.until_ms > self._now_ms:
+            if bench is not None and bench.until_ms > self.now_ms:
                 return wire.Cooldown(
                     scope=scope,
                     reason=wire_text(bench.detail),

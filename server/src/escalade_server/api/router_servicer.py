@@ -15,6 +15,7 @@ from escalade.v1.router_service_pb2 import (
     CompleteRequest,
     CompleteResponse,
 )
+from escalade_server.api.callers import Identity, refuse_closed
 from escalade_server.api.calls import Call, Calls
 from escalade_server.api.convert_in import request_from_proto
 from escalade_server.api.face import Engine
@@ -54,15 +55,17 @@ class RouterServicer:
         self._calls = calls
         self._mistakes = mistakes
 
-    async def Complete(self, request: CompleteRequest, context: Context) -> None:  # noqa: N802 - a proto name
+    async def Complete(  # noqa: N802 - a proto name
+        self, request: CompleteRequest, context: Context, caller: Identity
+    ) -> None:
         """Do the work and stream the events of one task."""
         size_bytes = request.ByteSize()
-        busy = self._calls.refusal(size_bytes)
+        busy = self._calls.refusal(size_bytes, caller.own)
         if busy is not None:
             raise RefusedError(busy)  # without any message, so that a channel may retry it
-        call = self._calls.open(size_bytes)
+        call = self._calls.open(size_bytes, caller.agent)
         try:
-            await self._serve(request, context, call)
+            await self._serve(request, context, caller, call)
         except RefusedError as error:
             await _fail(request, context, call, error.refusal)
         except asyncio.CancelledError:
@@ -76,7 +79,9 @@ class RouterServicer:
         finally:
             self._calls.close(call)
 
-    async def _serve(self, request: CompleteRequest, context: Context, call: Call) -> None:
+    async def _serve(
+        self, request: CompleteRequest, context: Context, caller: Identity, call: Call
+    ) -> None:
         engine = self._engine
         left = left_ms(context.time_remaining())
         if left is not None and left <= 0:
@@ -92,7 +97,9 @@ class RouterServicer:
             request_id=request.request_id or engine.entropy.task_id(),
             now_ms=engine.clock.now_ms(),
             left_ms=left,
+            agent=caller.agent,
         )
+        refuse_closed(asked.request, caller, engine.catalog)
         loop = asyncio.get_running_loop()
         whole = asked.request.delivery is Delivery.WHOLE
         outbox = Outbox(loop, whole=whole, flush_s=asked.flush_ms / 1_000)

@@ -6,23 +6,37 @@ waiters handed over → ``stop(grace_s)`` → ``engine.drain()`` → store and t
 
 import asyncio
 import ipaddress
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from escalade.v1 import operations_service_pb2, router_service_pb2
+from escalade_server.api.callers import Gate, Identity
 from escalade_server.api.calls import Calls
 from escalade_server.api.face import Engine
-from escalade_server.api.methods import Context, LoopMistakes, Mistakes, add_service
+from escalade_server.api.methods import (
+    MALFORMED,
+    Context,
+    LoopMistakes,
+    Mistakes,
+    add_service,
+)
 from escalade_server.api.operations_servicer import OperationsServicer, ServiceInfo
 from escalade_server.api.router_servicer import RouterServicer
+from escalade_server.api.status import RefusedError
+from escalade_server.api.tls import Certificates, TlsError, TlsFiles, Told
+from escalade_server.engine.ports import TokenStore
 
 _ROUTER = router_service_pb2.DESCRIPTOR.services_by_name["RouterService"]
 _OPERATIONS = operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 HEALTH_NAMES = ("", _ROUTER.full_name, _OPERATIONS.full_name)
 
 
@@ -37,8 +51,12 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 50051
     """0 lets the system choose."""
+    auth_required: bool = False
+    """Every caller must be known; else whoever shows no credential may do everything."""
+    tls: TlsFiles | None = None
+    """None: plaintext."""
     allow_insecure: bool = False
-    """Listen beyond loopback although callers are not authenticated (D1)."""
+    """Listen beyond loopback although callers need not be known, or in plaintext (D1, D19)."""
     reflection: bool = False
     reuse_port: bool = False
     """Several worker processes share the port (P11)."""
@@ -69,11 +87,15 @@ class HealthChecks:
         self._watching = set[asyncio.Task[object]]()
         self._released = False
 
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> object:  # noqa: N802 - a proto name
+    async def Check(  # noqa: N802 - a proto name
+        self, request: health_pb2.HealthCheckRequest, context: Context, _caller: Identity
+    ) -> object:
         """Answer the status of a service."""
         return await self.serving.Check(request, context)
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:  # noqa: N802 - a proto name
+    async def Watch(  # noqa: N802 - a proto name
+        self, request: health_pb2.HealthCheckRequest, context: Context, _caller: Identity
+    ) -> None:
         """Stream the status of a service."""
         task = asyncio.current_task()
         assert task is not None, "handlers run in tasks"
@@ -88,7 +110,7 @@ class HealthChecks:
         finally:
             self._watching.discard(task)
 
-    async def List(self, _request: object, context: Context) -> object:  # noqa: N802 - a proto name
+    async def List(self, _request: object, context: Context, _caller: Identity) -> object:  # noqa: N802 - a proto name
         """Answer the status of every service."""
         asked = {name: health_pb2.HealthCheckRequest(service=name) for name in HEALTH_NAMES}
         statuses = {name: await self.serving.Check(one, context) for name, one in asked.items()}
@@ -101,16 +123,45 @@ class HealthChecks:
             task.cancel()
 
 
+class Reflection:
+    """Describes the API to tools; the library's own answers, behind our gate."""
+
+    def __init__(self) -> None:
+        """Describe all services."""
+        names = (*HEALTH_NAMES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME)
+        self._inner = reflection.aio.ReflectionServicer(names)
+
+    async def ServerReflectionInfo(  # noqa: N802 - a proto name
+        self, requests: AsyncIterable[object], context: Context, _caller: Identity
+    ) -> None:
+        """Answer each question."""
+        async for answer in self._inner.ServerReflectionInfo(_whole(requests), context):
+            await context.write(answer)
+
+
+async def _whole(requests: AsyncIterable[object]) -> AsyncIterator[object]:
+    async for request in requests:
+        if request is None:
+            raise RefusedError(MALFORMED)
+        yield request
+
+
 class ApiServer:
     """One listening gRPC server. ``start`` once; ``drain`` and ``stop`` are safe twice."""
 
     def __init__(
-        self, server: aio.Server, calls: Calls, health_checks: HealthChecks, options: ServerOptions
+        self,
+        server: aio.Server,
+        calls: Calls,
+        health_checks: HealthChecks,
+        options: ServerOptions,
+        tls_told: Told,
     ) -> None:
         """Use ``build_server``."""
         self._server = server
         self._health = health_checks
         self._options = options
+        self._tls_told = tls_told
         self._watch: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self.calls = calls
@@ -119,18 +170,21 @@ class ApiServer:
         """Listen and serve; answer the port.
 
         Raises:
-            BindError: not loopback without ``allow_insecure``, or the port is taken.
+            BindError: open to other machines without protection, the port is taken, or the
+                certificates cannot serve.
         """
         options = self._options
-        if not (options.allow_insecure or is_loopback(options.host)):
-            raise BindError(
-                f"{options.host} can be reached from other machines, and callers are not"
-                " authenticated yet: listen on 127.0.0.1, or allow it explicitly"
-            )
+        refuse_exposed(options)
         host = f"[{options.host}]" if ":" in options.host else options.host
         address = f"{host}:{options.port}"
         try:
-            port = self._server.add_insecure_port(address)
+            if options.tls is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                credentials = Certificates(options.tls, self._tls_told).credentials()
+                port = self._server.add_secure_port(address, credentials)
+        except TlsError as error:
+            raise BindError(f"{error}") from error
         except RuntimeError:
             port = 0
         if port == 0:
@@ -180,6 +234,27 @@ class ApiServer:
             self.calls.cut_stalled(loop.time())
 
 
+def refuse_exposed(options: ServerOptions) -> None:
+    """Refuse to be open to other machines without protection, unless told so explicitly.
+
+    Raises:
+        BindError: with the mend.
+    """
+    if options.allow_insecure or is_loopback(options.host):
+        return
+    reach = f"{options.host} can be reached from other machines"
+    if not options.auth_required:
+        raise BindError(
+            f"{reach}, and callers are not authenticated: require it, listen on 127.0.0.1, or"
+            " allow it explicitly with --allow-insecure"
+        )
+    if options.tls is None:
+        raise BindError(
+            f"{reach}, and prompts and tokens would travel in the clear: give --tls-cert and"
+            " --tls-key, or allow it explicitly with --allow-insecure"
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether only this machine can reach an address."""
     if host in ("localhost", "") or host.startswith("unix:"):
@@ -216,11 +291,17 @@ def channel_options(options: ServerOptions) -> list[tuple[str, int]]:
 
 
 def build_server(
-    engine: Engine, options: ServerOptions, *, mistakes: Mistakes | None = None
+    engine: Engine,
+    options: ServerOptions,
+    *,
+    mistakes: Mistakes | None = None,
+    tokens: TokenStore | None = None,
+    tls_told: Told = lambda _why: None,
 ) -> ApiServer:
     """Wire the services onto a server that does not listen yet. Call it inside the event loop.
 
     ``mistakes`` takes mistakes of ours; by default the event loop's exception handler does.
+    Without ``tokens`` no token opens anything. ``tls_told`` hears of renewed certificates.
     """
     calls = Calls(
         calls_max=options.calls_max,
@@ -233,12 +314,16 @@ def build_server(
         maximum_concurrent_rpcs=options.calls_max + options.streams_per_connection_max,
     )
     sink = mistakes or LoopMistakes(engine.entropy)
-    add_service(server, _ROUTER, RouterServicer(engine, calls, sink), sink)
-    add_service(server, _OPERATIONS, OperationsServicer(engine, calls, options.info), sink)
+    by_certificate = options.tls is not None and options.tls.client_ca is not None
+    gate = Gate(engine, tokens, required=options.auth_required, certificates=by_certificate)
     health_checks = HealthChecks()
-    health_pb2_grpc.add_HealthServicer_to_server(health_checks, server)
+    services: list[tuple[ServiceDescriptor, object]] = [
+        (_ROUTER, RouterServicer(engine, calls, sink)),
+        (_OPERATIONS, OperationsServicer(engine, calls, options.info)),
+        (_HEALTH, health_checks),
+    ]
     if options.reflection:
-        reflection.enable_server_reflection(
-            (*HEALTH_NAMES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-    return ApiServer(server, calls, health_checks, options)
+        services.append((_REFLECTION, Reflection()))
+    for service, servicer in services:
+        add_service(server, service, servicer, gate, sink)
+    return ApiServer(server, calls, health_checks, options, tls_told)

@@ -146,8 +146,7 @@ async def _server(folder: Path, simulator: Simulator) -> AsyncIterator[Running]:
     """Serve the demo's strategy with every provider pointed at the simulator."""
     strategy = folder / "strategy.yaml"
     overrides = "".join(
-        f"  {name}:\n    base_url: {simulator.provider_url(name)}\n    dialect: openai\n"
-        f"    api_key_env: {KEY}\n"
+        f"  {name}:\n    base_url: {simulator.provider_url(name)}\n    api_key_env: {KEY}\n"
         for name in PROVIDERS
     )
     text = STRATEGY.read_text(encoding="utf-8")

@@ -191,14 +191,12 @@ def scenario(pace: float = 0) -> Scenario:
                     "gemini-2.0-flash",
                     _model(100_000, 400_000, 80, quota=Quota(limit=GOOGLE_REQUESTS, zone=PACIFIC)),
                 ),
-                vendor="openai",
             ),
             "deepseek": _provider(("deepseek-chat", _model(270_000, 1_100_000, 90))),
             "openrouter": _provider(("minimax/minimax-m2.7", _model(300_000, 1_200_000, 110))),
             "nano-gpt": _provider(("zai-org/glm-5", _model(1_000_000, 3_200_000, 120))),
             "anthropic": _provider(
                 ("claude-3-haiku-20240307", _model(250_000, 1_250_000, 200, text=HARD_TEXT)),
-                vendor="openai",
             ),
         }
     )
@@ -213,9 +211,8 @@ def _paced(script: ModelScript, pace: float) -> ModelScript:
     return replace(script, first_token_ms=int(script.first_token_ms * pace))
 
 
-def _provider(*models: tuple[str, ModelScript], vendor: str | None = None) -> ProviderScript:
-    # Google and Anthropic speak OpenAI's dialect here; the demo's strategy says so.
-    return ProviderScript(models=dict(models), vendor=vendor)
+def _provider(*models: tuple[str, ModelScript]) -> ProviderScript:
+    return ProviderScript(models=dict(models))
 
 
 def _model(

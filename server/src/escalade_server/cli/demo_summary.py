@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -102,10 +104,15 @@ def _say_next(out: Console, strategy: Path) -> None:
     for line in (
         "export OPENAI_API_KEY=... DEEPSEEK_API_KEY=... OPENROUTER_API_KEY=...",
         f"cp {_near(strategy)} strategy.yaml",
-        "escalade serve --strategy strategy.yaml",
-        "escalade explain --strategy strategy.yaml --task-type architecture --files 10",
+        f"{_escalade()} serve --strategy strategy.yaml",
+        f"{_escalade()} explain --strategy strategy.yaml --task-type architecture --files 10",
     ):
         out.print(Text(f"  {line}", "cyan"), soft_wrap=True)
+
+
+def _escalade() -> str:
+    """How this command was called: it may not be on the PATH."""
+    return "escalade" if shutil.which("escalade") == sys.argv[0] else _near(Path(sys.argv[0]))
 
 
 def _near(path: Path) -> str:

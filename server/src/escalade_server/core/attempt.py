@@ -51,6 +51,10 @@ class Live:
     cost_nanos: int | None = None
     reported_model: str = ""
     drain_until_ms: int = 0
+    ended_ms: int = 0
+    """When it ended, where its caller says so; 0: when we are told."""
+    digest: str = ""
+    """Of its caller's report, if it made one (R32)."""
     _held: list[Delta] = field(default_factory=list)
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from escalade_server.core.answer import Fold
 from escalade_server.core.attempt import Ending, Live, Over
-from escalade_server.core.commands import CancelCall, Candidate, Command, Deliver
+from escalade_server.core.commands import CancelCall, Candidate, Command, Deliver, Reserve
 from escalade_server.core.events import (
     AttemptFailed,
     ChunkArrived,
@@ -94,19 +94,17 @@ class Calling:
             return Over(live, Ending.WHOLE, failure)
         return Over(live, Ending.BROKEN, failure)
 
-    def report(self, outcome: OutcomeReported) -> Over | None:
+    def report(self, outcome: OutcomeReported, now_ms: int) -> Over | None:
         """Take the caller's word on the attempt that it called itself (R32)."""
         live = self.live
         if live is None or live.number != outcome.attempt:
             return None
         self.live = None
-        live.usage, live.finish, live.reported_model = outcome.usage, outcome.finish, outcome.model
-        if outcome.rejected:
-            failure = Failure(FailureClass.PROTOCOL, f"failed the caller's gate {outcome.rejected}")
-            return Over(live, Ending.REJECTED, failure)
-        if outcome.failure is not None:
-            return Over(live, Ending.BROKEN, outcome.failure)
-        return Over(live, Ending.WHOLE)
+        return reported(live, outcome, now_ms)
+
+    def order(self, reservation_id: str, number: int, some: tuple[Candidate, ...]) -> Reserve:
+        """Make the command that reserves one of the candidates."""
+        return Reserve(reservation_id, number, some, self.request.agent, self.routed)
 
     def extend(self, attempt: int, now_ms: int) -> None:
         """Extend the lease of the attempt that the caller works on."""
@@ -162,3 +160,26 @@ class Calling:
         live.drain_until_ms = now_ms + DRAIN_MS
         self.draining = live
         return None
+
+
+def reported(live: Live, outcome: OutcomeReported, now_ms: int) -> Over:
+    """End an attempt as the caller that made it says (R32).
+
+    A refusal or a filter is an answer here too, and goes to no other vendor (guarantee 6).
+    """
+    failure = outcome.failure
+    live.usage, live.finish, live.reported_model = outcome.usage, outcome.finish, outcome.model
+    live.digest = outcome.digest
+    if outcome.elapsed_ms is not None:
+        live.ended_ms = min(live.started_ms + outcome.elapsed_ms, now_ms)
+    if failure is None and outcome.first_token_ms is not None:
+        live.first_ms = min(live.started_ms + outcome.first_token_ms, live.ended_ms or now_ms)
+    if outcome.rejected:
+        gate = Failure(FailureClass.PROTOCOL, f"failed the caller's gate {outcome.rejected}")
+        return Over(live, Ending.REJECTED, gate)
+    if failure is None:
+        return Over(live, Ending.WHOLE)
+    if failure.cls in ANSWERS:
+        live.finish = Finish(ANSWERS[failure.cls], failure.code)
+        return Over(live, Ending.WHOLE, failure)
+    return Over(live, Ending.BROKEN, failure)

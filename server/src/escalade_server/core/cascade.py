@@ -114,7 +114,7 @@ class Cascade:
             case events.SettleFailed(attempt, detail):
                 self._on_settle_failed(attempt, detail)
             case events.OutcomeReported():
-                self._conclude(self._calling.report(event))
+                self._conclude(self._calling.report(event, now_ms))
             case events.LeaseExtended(attempt):
                 self._calling.extend(attempt, now_ms)
             case events.ReportsEnded():
@@ -147,7 +147,7 @@ class Cascade:
                 self._choice, self._state = step, _State.RESERVING
                 self._serial += 1
                 reservation_id = f"{self._task_id}.{self._serial}"
-                self._out.append(commands.Reserve(reservation_id, tried + 1, step.candidates))
+                self._out.append(self._calling.order(reservation_id, tried + 1, step.candidates))
             case walk.Pause():
                 self._pause(step, standing)
             case walk.DeadEnd():

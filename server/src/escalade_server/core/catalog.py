@@ -9,6 +9,7 @@ from enum import Enum
 
 from escalade_server.core.money import Price
 from escalade_server.core.rules import Rules
+from escalade_server.core.task import DataDemand, Feature
 
 
 class Unit(Enum):
@@ -73,14 +74,6 @@ class DataPolicy(Enum):
     NO_TRAINING = "no_training"
     UNKNOWN = "unknown"
     TRAINS = "trains"
-
-
-class Feature(Enum):
-    """What a request may need of a model beyond text."""
-
-    TOOLS = "tools"
-    IMAGES = "images"
-    JSON_SCHEMA = "json_schema"
 
 
 class AbsenceKind(Enum):
@@ -235,6 +228,36 @@ class TaskType:
     start: int | None = None
 
 
+class Rank(Enum):
+    """What an authenticated caller may do: an agent works, an operator also steers (D1)."""
+
+    AGENT = "agent"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An authenticated caller's own limits; what is absent follows strategy and request."""
+
+    name: str
+    rank: Rank = Rank.AGENT
+    """Of a caller known by its certificate; a token carries its own."""
+    forbidden: frozenset[str] = frozenset()
+    """``Model.key`` of every model that it may not use, whether by layer or by name."""
+    free_only: bool = False
+    spend_limit_nanos: int | None = None
+    """For one task."""
+    may_downgrade: bool | None = None
+    consented_layers: tuple[str, ...] = ()
+    data_demand: DataDemand = DataDemand.NONE
+    counters: tuple[Counter, ...] = ()
+    """Over all its tasks; money counts what paid models are worth (R15)."""
+    calls_max: int | None = None
+    """At once."""
+    trusted_reports: bool = False
+    """Its reports steer everyone, not itself alone (R33)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """A whole strategy, resolved. Layers are in order of priority."""
@@ -248,6 +271,8 @@ class Catalog:
     baseline: Model | None = None
     """The one premium model that savings are measured against (R15)."""
     capability_aliases: Mapping[str, str] = field(default_factory=dict)
+    agents: Mapping[str, Agent] = field(default_factory=dict)
+    """By name; with any at all, callers of other names are refused."""
 
     @property
     def models(self) -> tuple[Model, ...]:

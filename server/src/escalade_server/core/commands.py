@@ -23,6 +23,13 @@ class Candidate(NamedTuple):
     tokens: int
     nanos: int
     output_tokens_max: int
+    extra: tuple[Counter, ...] = ()
+    """Counters of the caller, held in the same step as the model's."""
+
+    @property
+    def counters(self) -> tuple[Counter, ...]:
+        """Every counter that the call touches."""
+        return self.model.counters + self.extra if self.extra else self.model.counters
 
     def amount(self, counter: Counter) -> int:
         """Units that this call holds in a counter."""
@@ -42,6 +49,9 @@ class Reserve(NamedTuple):
     reservation_id: str
     attempt: int
     candidates: tuple[Candidate, ...]
+    agent: str = ""
+    routed: bool = False
+    """The caller calls the model itself, and may report after its stream is gone (R32)."""
 
 
 class CallModel(NamedTuple):
@@ -89,6 +99,8 @@ class Settle(NamedTuple):
     charged_nanos: int
     basis: Basis
     hold_until_ms: int | None = None
+    digest: str = ""
+    """Of the caller's report that this books; a second report changes nothing (R32)."""
 
 
 @dataclass(frozen=True, slots=True)

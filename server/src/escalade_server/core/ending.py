@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from escalade_server.core import policy, words
 from escalade_server.core.attempt import Live
-from escalade_server.core.catalog import Model
+from escalade_server.core.commands import Candidate
 from escalade_server.core.diary import Diary
 from escalade_server.core.events import Finish
 from escalade_server.core.experience import class_of
@@ -34,6 +34,7 @@ class NoWay:
 
 
 _OK = AttemptStatus.OK
+_SPENT = {VerdictClass.RATE, VerdictClass.MONEY}
 _SHUT = (VerdictClass.POLICY, VerdictClass.UNFIT, VerdictClass.REJECTED)
 
 
@@ -56,19 +57,25 @@ def _no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
         if s.verdict.until_ms is not None and now_ms < s.verdict.until_ms < NEVER_MS
     ]
     retry_at = min(instants, default=None)
-    consent = [s for s in last if s.verdict.cause is Cause.CONSENT]
+    consent = [s for s in last if s.verdict.cause is Cause.CONSENT and _callable(s)]
+    rejected = any(s.verdict.cls is VerdictClass.REJECTED for s in last)
     tried = [a for a in diary.attempts if a.status is not AttemptStatus.OK]
     failed_here = {class_of(a.failure) for a in tried if a.failure}
     classes = {policy.effective(s.verdict) for s in open_to} | failed_here
-    agree = _consent(diary, consent)
+    agree, metadata = _consent(diary, consent)
     why = "; ".join([_line(s) for s in last[:8]] + [agree] * bool(agree))
-    metadata = tuple((f"{s.layer}/{s.model.id}", s.verdict.cause.value) for s in last if s.model)
+    metadata += tuple((f"{s.layer}/{s.model.id}", s.verdict.cause.value) for s in last if s.model)
     if consent and retry_at is None:
         reason = ErrorReason.CONSENT_REQUIRED
         detail = f"no other layer is left: {agree}"
+    elif consent and classes & _SPENT and not rejected:
+        reason = ErrorReason.RATE_LIMITED
+        if VerdictClass.RATE not in classes:
+            reason = ErrorReason.BUDGET_EXHAUSTED
+        detail = f"no layer is left before a quota reopens, or you consent: {why}"
     elif untriggered:
         reason, detail = ErrorReason.TRIGGER_NOT_MET, untriggered
-    elif any(s.verdict.cls is VerdictClass.REJECTED for s in last):
+    elif rejected:
         reason, detail = ErrorReason.QUALITY_NOT_MET, f"no answer passed its gate: {why}"
     elif not tried and all(s.verdict.until_ms == NEVER_MS for s in open_to):
         reason, detail = ErrorReason.NO_ELIGIBLE_MODEL, f"no model can take this task: {why}"
@@ -83,13 +90,19 @@ def _no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
     return NoWay(reason, detail, retry_at, metadata)
 
 
-def _consent(diary: Diary, missing: list[Skip]) -> str:
+def _consent(diary: Diary, missing: list[Skip]) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Say which layer only the caller's consent opens, and what a call there may cost (R28)."""
     if not missing:
-        return ""
+        return "", ()
     models = [s.model for s in missing if s.model and s.layer == missing[0].layer]
     most = max(diary.look.need.candidate(model, None).nanos for model in models)
-    return f"{missing[0].layer} needs consent, a call there may cost {words.usd(most)}"
+    layer = missing[0].layer
+    facts = (("consent_layer", layer), ("worst_case_nano_usd", str(most)))
+    return f"{layer} needs consent, a call there may cost {words.usd(most)}", facts
+
+
+def _callable(skip: Skip) -> bool:
+    return skip.model is not None and skip.model.absence is None
 
 
 def _line(skip: Skip) -> str:
@@ -97,10 +110,10 @@ def _line(skip: Skip) -> str:
     return f"{name} {skip.verdict.detail}".rstrip()
 
 
-def headroom(model: Model, standing: Standing, now_ms: int) -> tuple[Headroom, ...]:
-    """Room left in every counter that the answering model touches."""
+def headroom(candidate: Candidate, standing: Standing, now_ms: int) -> tuple[Headroom, ...]:
+    """Room left in every counter that the answering call touched."""
     rows = []
-    for counter in model.counters:
+    for counter in candidate.counters:
         balance = standing.balances.get(counter.key)
         if balance is None or balance.ends_ms <= now_ms:
             rows.append(Headroom(counter, 0, 0, 0))
@@ -111,7 +124,7 @@ def headroom(model: Model, standing: Standing, now_ms: int) -> tuple[Headroom, .
 
 def finished(diary: Diary, final: Live, standing: Standing, now_ms: int) -> Finished:
     """End well: the answer of ``final``, with the room that is left after it."""
-    room = headroom(final.model, standing, now_ms)
+    room = headroom(final.candidate, standing, now_ms)
     finish = final.finish or Finish(FinishReason.STOP)
     answer = Answer(final.fold.parts(), finish.reason, finish.detail)
     return Finished(report(diary, now_ms, room=room), answer)

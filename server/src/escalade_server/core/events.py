@@ -125,6 +125,7 @@ class OutcomeReported(NamedTuple):
 
     ``failure`` says that it failed (or was not sent), ``rejected`` that its answer failed this
     gate of the caller's; with neither, the model answered. No usage: the reserve is booked.
+    ``first_token_ms`` and ``elapsed_ms`` count from the call; ``digest`` tells two outcomes apart.
     """
 
     attempt: int
@@ -133,6 +134,9 @@ class OutcomeReported(NamedTuple):
     failure: Failure | None = None
     rejected: str = ""
     model: str = ""
+    first_token_ms: int | None = None
+    elapsed_ms: int | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

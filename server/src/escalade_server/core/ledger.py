@@ -80,7 +80,7 @@ def denial(candidate: Candidate, balances: Sequence[Balance]) -> Denial | None:
     """
     worst: tuple[int, int] | None = None
     found: Denial | None = None
-    for counter, balance in zip(candidate.model.counters, balances, strict=True):
+    for counter, balance in zip(candidate.counters, balances, strict=True):
         amount = candidate.amount(counter)
         verdict = room(balance, counter.limit, amount)
         if verdict is _FITS:

@@ -3,10 +3,17 @@
 from typing import NamedTuple
 
 from escalade_server.core import complexity
-from escalade_server.core.catalog import Catalog, Feature, Model, TaskType
+from escalade_server.core.catalog import Agent, Catalog, Counter, Model, TaskType, Unit
 from escalade_server.core.commands import Candidate
 from escalade_server.core.money import worst_cost_nanos
-from escalade_server.core.task import Constraints, FormatKind, Request
+from escalade_server.core.task import (
+    Constraints,
+    DataDemand,
+    Delivery,
+    Feature,
+    FormatKind,
+    Request,
+)
 
 MESSAGE_TOKENS = 16
 """Envelope tokens per message, tool or schema on top of their bytes (quotas C2)."""
@@ -14,10 +21,12 @@ IMAGE_TOKENS_BOUND = 50_000
 """The dearest image known: gpt-4o-mini counts up to 48,169 tokens for one (OpenAI, vision)."""
 OUTPUT_TOKENS_FIRST = 512
 """Estimated output before a model has a running mean (R13)."""
+INPUT_TOKENS_UNSTATED = 4_096
+"""Granted to a caller that calls the model itself and states nothing of its input (R32)."""
 
 
 NO_LIMITS = Constraints()
-_NO_FEATURES = frozenset[Feature]()
+_ANY, _NOBODY = DataDemand.NONE, Agent("")
 
 
 class Need(NamedTuple):
@@ -31,7 +40,7 @@ class Need(NamedTuple):
     denied: frozenset[str]
     consented: frozenset[str]
     free_only: bool
-    private: bool
+    data_demand: DataDemand
     spend_limit_nanos: int | None
     lowest: int
     highest: int
@@ -40,6 +49,10 @@ class Need(NamedTuple):
     """The caller stated the capabilities: all of them; else any one suffices (R2)."""
     restricted: bool
     """The caller set any limit at all; spares the look at each for the many that do not."""
+    extra: tuple[Counter, ...] = ()
+    """Counters of the caller's agent for a call of a paid model."""
+    extra_free: tuple[Counter, ...] = ()
+    """And of a free one, whose worth counts against no cap of money (R15)."""
 
     def candidate(self, model: Model, output_mean: int | None) -> Candidate:
         """Bound one call of a model: what it may hold at most (C2, R13)."""
@@ -52,6 +65,7 @@ class Need(NamedTuple):
             self.input_estimate * 5 // 4 + 64 + min(likely, output),
             worst_cost_nanos(self.input_bound, output + model.reasoning_bound_tokens, model.price),
             output,
+            self.extra if model.is_paid else self.extra_free,
         )
 
     def matches(self, model: Model) -> bool:
@@ -72,7 +86,7 @@ def layer_index(catalog: Catalog, name: str, default: int) -> int:
 
 def _features(request: Request, image_count: int) -> frozenset[Feature]:
     if not request.tools and not image_count and request.response_format.kind is FormatKind.TEXT:
-        return _NO_FEATURES
+        return request.features
     needed = []
     if request.tools:
         needed.append(Feature.TOOLS)
@@ -80,12 +94,24 @@ def _features(request: Request, image_count: int) -> frozenset[Feature]:
         needed.append(Feature.IMAGES)
     if request.response_format.kind is FormatKind.JSON_SCHEMA:
         needed.append(Feature.JSON_SCHEMA)
-    return frozenset(needed)
+    return request.features.union(needed)
+
+
+def _stated_input(request: Request) -> int | None:
+    """Tokens of an input that is stated instead of given; None where messages are measured."""
+    if request.input_tokens is not None:
+        return request.input_tokens
+    if request.messages:
+        return None
+    if request.delivery is Delivery.ROUTE:
+        return request.task.tokens or INPUT_TOKENS_UNSTATED
+    return request.task.tokens
 
 
 def need_of(request: Request, catalog: Catalog, task_type: TaskType, text_bytes: int) -> Need:
     """Work out what a request needs."""
     limits, task = request.constraints, request.task
+    own = catalog.agents.get(request.agent, _NOBODY).counters
     image_count = complexity.images(request)
     envelope = MESSAGE_TOKENS * (len(request.messages) + len(request.tools) + 1)
     image_tokens = IMAGE_TOKENS_BOUND * image_count
@@ -93,20 +119,24 @@ def need_of(request: Request, catalog: Catalog, task_type: TaskType, text_bytes:
     words = task.capabilities
     stated = frozenset([aliases.get(c, c) for c in words]) if words else None
     estimate = text_bytes // complexity.BYTES_PER_TOKEN + envelope // 4 + image_tokens // 32
+    bound, given = text_bytes + envelope + image_tokens, _stated_input(request)
     return Need(
-        input_bound=text_bytes + envelope + image_tokens,
-        input_estimate=estimate,
+        input_bound=bound if given is None else given,
+        input_estimate=estimate if given is None else given,
         output_bound=request.output_tokens_max or catalog.rules.output_tokens_default,
         features=_features(request, image_count),
         allowed=frozenset(limits.allowed_models),
         denied=frozenset(limits.denied_models),
         consented=frozenset(limits.consented_layers),
         free_only=limits.free_only or limits.spend_limit_nanos == 0,
-        private=task.private,
+        data_demand=task.data_demand,
         spend_limit_nanos=limits.spend_limit_nanos,
         lowest=layer_index(catalog, limits.lowest_layer, 0),
         highest=layer_index(catalog, limits.highest_layer, len(catalog.layers) - 1),
         capabilities=stated or task_type.needs,
         all_of=bool(stated),
-        restricted=task.private or (limits is not NO_LIMITS and limits != NO_LIMITS),
+        restricted=(limits is not NO_LIMITS and limits != NO_LIMITS)
+        or task.data_demand is not _ANY,
+        extra=own,
+        extra_free=tuple([c for c in own if c.unit is not Unit.NANOS]) if own else own,
     )

@@ -30,7 +30,19 @@ from escalade_server.core.standing import (
     Verdict,
     VerdictClass,
 )
+from escalade_server.core.task import DataDemand
 from escalade_server.core.trace import Skip
+
+ADMITTED = {
+    DataDemand.NONE: frozenset(DataPolicy),
+    DataDemand.NO_TRAINING: frozenset({DataPolicy.LOCAL, DataPolicy.NO_TRAINING}),
+    DataDemand.PRIVATE: frozenset({DataPolicy.LOCAL}),
+}
+"""Models that a demand for the data admits, by what may happen to prompts there (R28)."""
+_DATA_NOTE = {
+    DataDemand.NO_TRAINING: "the task may not be trained on, the model does not promise that",
+    DataDemand.PRIVATE: "the task is private, the model is not local",
+}
 
 # A full counter is the commonest verdict of all. Looking a member up in its enum costs five times
 # a global, and a tuple's own constructor a third of a NamedTuple's.
@@ -82,8 +94,8 @@ def limits(model: Model, layer: Layer, need: Need) -> Verdict | None:
         note = "not among the caller's models"
     elif layer.consent_required and need.consented.isdisjoint((layer.name, "*")):
         note, cause = f"{layer.name} needs the caller's consent", Cause.CONSENT
-    elif need.private and model.data is not DataPolicy.LOCAL:
-        note, cause = "the task is private, the model is not local", Cause.DATA_POLICY
+    elif model.data not in ADMITTED[need.data_demand]:
+        note, cause = _DATA_NOTE[need.data_demand], Cause.DATA_POLICY
     return Verdict(VerdictClass.POLICY, cause, note) if note else None
 
 
@@ -132,7 +144,7 @@ def _health(model: Model, standing: Standing, now_ms: int) -> Verdict | None:
 def _room(candidate: Candidate, view: View) -> Verdict | None:
     """Ask every counter that the call would touch; the store asks again, atomically."""
     balances, now_ms = view.standing.balances, view.now_ms
-    for counter in candidate.model.counters:
+    for counter in candidate.counters:
         amount, limit = candidate.amount(counter), counter.limit
         balance = balances.get(counter.key)
         live = balance is not None and balance.ends_ms > now_ms
@@ -209,9 +221,9 @@ def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | 
     return (OK, candidate) if why is None else (why, None)
 
 
-def _denied(denial: Denial, model: Model) -> Verdict:
+def _denied(denial: Denial, candidate: Candidate) -> Verdict:
     """Turn the store's own refusal into a verdict; it beats what we thought we knew."""
-    counter = next(c for c in model.counters if c.key == denial.counter_key)
+    counter = next(c for c in candidate.counters if c.key == denial.counter_key)
     if denial.never_fits:
         note = f"one call needs more than the whole of {counter.label}"
         return Verdict(VerdictClass.UNFIT, Cause.NEVER_FITS, note, NEVER_MS)
@@ -220,11 +232,11 @@ def _denied(denial: Denial, model: Model) -> Verdict:
 
 def refused(candidates: tuple[Candidate, ...], denials: tuple[Denial, ...]) -> tuple[Skip, ...]:
     """Turn what the store refused into skips."""
-    models = {c.model.position: c.model for c in candidates} if denials else {}
+    named = {c.model.position: c for c in candidates} if denials else {}
     return tuple(
-        Skip(model.layer, model, _denied(denial, model))
+        Skip(candidate.model.layer, candidate.model, _denied(denial, candidate))
         for denial in denials
-        for model in (models[denial.position],)
+        for candidate in (named[denial.position],)
     )
 
 

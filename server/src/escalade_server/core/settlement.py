@@ -31,15 +31,17 @@ class Booking(NamedTuple):
 
     def order(self, live: Live, now_ms: int) -> Settle:
         """Make the command that books it."""
+        reserved = self.basis is Basis.RESERVED
         return Settle(
             live.reservation_id,
             live.number,
             self.requests,
-            self.usage.total_tokens,
+            live.candidate.tokens if reserved else self.usage.total_tokens,
             self.nanos,
             self.charged_nanos(live.model),
             self.basis,
             now_ms + UNCERTAIN_MS if self.hold else None,
+            live.digest,
         )
 
     def charged_nanos(self, model: Model) -> int:
@@ -62,7 +64,7 @@ class Booking(NamedTuple):
             http_status=failure.http_status if failure else 0,
             started_ms=live.started_ms,
             first_delta_ms=live.first_ms,
-            ended_ms=now_ms,
+            ended_ms=live.ended_ms or now_ms,
             usage=self.usage,
             list_nanos=self.nanos,
             charged_nanos=self.charged_nanos(live.model),
@@ -76,6 +78,8 @@ NOT_SENT = Booking(0, Usage(), 0, Basis.NONE)
 def of(over: Over, need: Need, *, routed: bool) -> tuple[Booking, AttemptStatus]:
     """Say what an ended attempt is booked with, and what became of it (C5)."""
     live, end, failure = over
+    if routed and live.usage is not None and _absurd(live.usage, live, need):
+        live.usage = None
     blind = routed and live.usage is None
     match end:
         case Ending.WHOLE if failure is not None:  # a filter's answer: charged if it says so
@@ -99,6 +103,27 @@ def of(over: Over, need: Need, *, routed: bool) -> tuple[Booking, AttemptStatus]
             return answered(live, need) if known else unread(live), AttemptStatus.CANCELLED
         case Ending.UNREPORTED:
             return unread(live), AttemptStatus.UNREPORTED
+
+
+def late(over: Over) -> tuple[Booking, AttemptStatus]:
+    """Say the same of an attempt that is reported after its task has ended (R32).
+
+    Of the bounds of its call only the reserve is left: it stands in for what is not believed.
+    """
+    live, end, failure = over
+    usage, booking = live.usage, unread(live)
+    if usage is not None and not _garbled(usage):
+        nanos = cost_nanos(usage, live.model.price)
+        if nanos <= ABSURD * live.candidate.nanos:
+            booking = Booking(1, usage, nanos, Basis.REPORTED)
+    if failure is None or end is Ending.REJECTED:
+        return booking, AttemptStatus.OK if failure is None else AttemptStatus.REJECTED
+    if not failure.sent:
+        return NOT_SENT, AttemptStatus.NOT_SENT
+    uncertain = TABLE[failure.cls].charge is Charge.UNCERTAIN and live.model.is_paid
+    if booking.basis is Basis.RESERVED and not uncertain:
+        booking = Booking(1, Usage(), 0, Basis.NONE)
+    return booking, AttemptStatus.OK if end is Ending.WHOLE else AttemptStatus.FAILED
 
 
 def answered(live: Live, need: Need) -> Booking:
@@ -130,11 +155,18 @@ def unread(live: Live) -> Booking:
     return Booking(1, Usage(), live.candidate.nanos, Basis.RESERVED)
 
 
-def _absurd(usage: Usage, live: Live, need: Need) -> bool:
+def _garbled(usage: Usage) -> bool:
+    """Tell whether figures contradict themselves."""
     return (
         min(usage.input_tokens, usage.output_tokens) < 0
         or min(usage.cached_tokens, usage.cache_write_tokens) < 0
         or usage.cached_tokens + usage.cache_write_tokens > usage.input_tokens
+    )
+
+
+def _absurd(usage: Usage, live: Live, need: Need) -> bool:
+    return (
+        _garbled(usage)
         or usage.input_tokens > ABSURD * need.input_bound
         or usage.output_tokens > ABSURD * max(live.candidate.output_tokens_max, 1)
     )
@@ -143,7 +175,7 @@ def _absurd(usage: Usage, live: Live, need: Need) -> bool:
 def _counted(live: Live, need: Need) -> Booking:
     """Count an attempt ourselves: fairly, or by bounds where a money cap is at stake (R13)."""
     received = live.fold.output_bytes
-    capped = any(counter.unit is Unit.NANOS for counter in live.model.counters)
+    capped = any(counter.unit is Unit.NANOS for counter in live.candidate.counters)
     if capped or need.spend_limit_nanos is not None:
         output = min(received + IN_FLIGHT_TOKENS, live.candidate.output_tokens_max)
         usage = Usage(need.input_bound, output)

@@ -133,6 +133,14 @@ class Sampling:
     presence_penalty: float | None = None
 
 
+class Feature(Enum):
+    """What a request may need of a model beyond text."""
+
+    TOOLS = "tools"
+    IMAGES = "images"
+    JSON_SCHEMA = "json_schema"
+
+
 class Effort(Enum):
     """How much reasoning is asked for."""
 
@@ -179,6 +187,16 @@ class Constraints:
     """Layers with ``consent: required`` that the caller agrees to pay for; ``*`` means all."""
 
 
+class DataDemand(Enum):
+    """What caller or agent demands for the data of a task, the stronger the higher (R28)."""
+
+    NONE = 0
+    NO_TRAINING = 1
+    """Only models that do not train on it."""
+    PRIVATE = 2
+    """Only models that run locally."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What decides where a request starts: stated by the caller, the rest estimated."""
@@ -191,7 +209,7 @@ class Task:
     capabilities: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     session_id: str = ""
-    private: bool = False
+    data_demand: DataDemand = DataDemand.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +233,10 @@ class Request:
     """What this caller reports of models it called itself holds for everyone (R33)."""
     deadline_ms: int = 0
     """Unix ms at which the core gives up: the caller's deadline less its margin (P9, R22)."""
+    input_tokens: int | None = None
+    """Of a call that the caller makes itself: the input it grants itself (R32)."""
+    features: frozenset[Feature] = frozenset()
+    """Of such a call: what it needs of a model, beside what messages and tools show."""
 
 
 class FinishReason(Enum):

@@ -6,6 +6,7 @@ One ``Run`` drives one cascade. Nothing here decides anything (style, rule 1).
 import asyncio
 from dataclasses import replace
 
+from escalade_server.core.agents import limited
 from escalade_server.core.catalog import Catalog
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Request
@@ -37,8 +38,11 @@ class Engine:
         self._idle.set()
 
     def start(self, request: Request, caller: Caller) -> Run:
-        """Start a task; everything it has to say goes to ``caller``."""
-        run = Run(self, request, caller, self.entropy.task_id())
+        """Start a task; everything it has to say goes to ``caller``.
+
+        Every task comes through here, so none escapes the limits of its agent.
+        """
+        run = Run(self, limited(request, self.catalog), caller, self.entropy.task_id())
         self._runs.add(run)
         self._idle.clear()
         run.begin()

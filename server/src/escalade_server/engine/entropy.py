@@ -10,3 +10,13 @@ class SystemEntropy:
     def task_id() -> str:
         """Answer a fresh id, 16 random bytes as 32 hex digits; never all zero in practice."""
         return secrets.token_hex(16)
+
+    @staticmethod
+    def key_id() -> str:
+        """Answer a fresh name of a token, 8 random bytes as 16 hex digits; it is no secret."""
+        return secrets.token_hex(8)
+
+    @staticmethod
+    def secret() -> str:
+        """Answer a fresh secret, 256 random bits as 64 hex digits."""
+        return secrets.token_hex(32)

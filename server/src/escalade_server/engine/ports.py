@@ -1,10 +1,10 @@
 """What the engine needs of the world. Adapters implement these; ``bootstrap`` hands them over."""
 
 from collections.abc import AsyncGenerator, Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from escalade_server.core.catalog import Counter, Model
+from escalade_server.core.catalog import Counter, Model, Rank
 from escalade_server.core.commands import CallModel, Reserve, SetBench, Settle
 from escalade_server.core.events import (
     ChunkArrived,
@@ -87,6 +87,55 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Flush and close; safe twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A bearer token as it is kept: never its secret, only a hash of its whole text (D2)."""
+
+    key_id: str
+    agent: str
+    rank: Rank
+    digest: bytes = field(repr=False)
+    created_ms: int
+    expires_ms: int | None = None
+    """None: never."""
+    revoked_ms: int | None = None
+
+    def is_live(self, now_ms: int) -> bool:
+        """Tell whether it still opens anything."""
+        return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
+
+
+class TokenStore(Protocol):
+    """Keeps tokens. Small and rarely changed: every method may block for a moment.
+
+    What one process changes, others see within a second. All methods raise ``StoreError``.
+    """
+
+    def find(self, key_id: str) -> Token | None:
+        """Look a token up, live or not."""
+        ...
+
+    def all(self) -> tuple[Token, ...]:
+        """List every token there ever was, oldest first."""
+        ...
+
+    def add(self, token: Token, now_ms: int) -> None:
+        """Keep a new token; refused while its agent has ``LIVE_MAX`` live ones."""
+        ...
+
+    def replace(self, old: Token, token: Token, now_ms: int) -> None:
+        """Keep an old token's new end, and add its successor, in one step."""
+        ...
+
+    def revoke(self, key_id: str, now_ms: int) -> Token:
+        """End a token at once and for good; again, it stays as it was."""
+        ...
+
+    def close(self) -> None:
+        """Close; safe twice."""
         ...
 
 

@@ -111,8 +111,7 @@ class ProviderState:
 
     def voice(self, asked: Asked) -> Voice:
         """Who answers: the provider's own vendor, or the one whose dialect the path is of."""
-        home = self.script.dialect or self.vendor.dialect
-        called = dialect_called(asked, home)
+        called = dialect_called(asked, self.vendor.dialect)
         vendor = self.vendor if called == self.vendor.dialect else HOME[called]
         return Voice(DIALECTS[called], vendor)
 

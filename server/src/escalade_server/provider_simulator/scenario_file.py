@@ -132,6 +132,8 @@ def provider_problems(name: str, provider: ProviderScript) -> Iterator[str]:
         yield f"vendor {provider.vendor!r} is not one of {', '.join(VENDORS)}"
         return
     vendor = vendor_of(name, provider.vendor, provider.dialect)
+    if provider.dialect not in {None, vendor.dialect}:
+        yield f"vendor {provider.vendor!r} does not speak {provider.dialect!r}"
     yield from negative_numbers("", provider)
     kinds = [fault.kind for fault in provider.faults]
     quotas = list(provider.quotas)

@@ -1,19 +1,14 @@
-"""The plan of one task without a server: score, start, and what stands for or against each model.
-
-It drives the same core as the service, on shared state in which nothing is used yet (R12).
-"""
+"""The plan of one task without a server, on shared state in which nothing is used yet (R12)."""
 
 from dataclasses import dataclass
 
-from escalade_server.core import policy, walk, words
-from escalade_server.core.assess import first_look
-from escalade_server.core.catalog import Catalog, Layer, Model
-from escalade_server.core.experience import Experience
-from escalade_server.core.facts import EscalationReason
-from escalade_server.core.need import Need
-from escalade_server.core.standing import Standing, Verdict, VerdictClass
-from escalade_server.core.task import MICRO, Constraints, Message, Request, Role, Task, Text
-from escalade_server.core.trace import Assessment
+from escalade_server.core import plan as plans
+from escalade_server.core.catalog import Catalog
+from escalade_server.core.plan import Plan, Row, is_ok, name_of, points, sentence
+from escalade_server.core.standing import Standing
+from escalade_server.core.task import Constraints, Message, Request, Role, Task, Text
+
+__all__ = ["Plan", "Question", "Row", "as_json", "is_ok", "name_of", "plan", "points", "sentence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,30 +25,6 @@ class Question:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One model in the order of the walk, with its own verdict."""
-
-    model: Model
-    verdict: Verdict
-    worst_nanos: int
-    """The most that one call within the bounds of this task can cost, at list price."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Where a task would go. ``selected`` is None when no model can take it."""
-
-    assessment: Assessment
-    initial: EscalationReason | None
-    """Why the start is not the first layer; None if it is."""
-    initial_detail: str
-    selected: Model | None
-    untriggered: str
-    """The trigger that barred the way, in words; empty if none did (R6)."""
-    rows: tuple[Row, ...]
-
-
 def plan(catalog: Catalog, question: Question) -> Plan:
     """Work out the plan of one task.
 
@@ -63,43 +34,7 @@ def plan(catalog: Catalog, question: Question) -> Plan:
     names = [layer.name for layer in catalog.layers]
     if question.highest_layer and question.highest_layer not in names:
         raise ValueError(f"no layer is named {question.highest_layer!r}: {', '.join(names)}")
-    request, seen = _request(question), Experience()
-    look = first_look(request, catalog)
-    need = _sized(look.need, question.tokens or 0)
-    way = walk.begin(catalog, request, look._replace(need=need), seen)
-    view = policy.View(need, seen, Standing(), 0, catalog.rules.require_capability)
-    rows = tuple(
-        Row(model, policy.judge(model, layer, view)[0], _worst_nanos(model, need))
-        for layer in _order(catalog, way)
-        for model in policy.ranked(layer, need)
-    )
-    step = way.step(Standing(), 0)
-    return Plan(
-        assessment=look.assessment,
-        initial=look.initial if look.origin else None,
-        initial_detail=look.initial_detail if look.origin else "",
-        selected=step.candidates[0].model if isinstance(step, walk.Choice) else None,
-        untriggered=step.untriggered if isinstance(step, walk.DeadEnd) else "",
-        rows=rows,
-    )
-
-
-def _sized(need: Need, tokens: int) -> Need:
-    """Believe the stated tokens where there are no messages to measure."""
-    return need._replace(
-        input_bound=max(need.input_bound, tokens),
-        input_estimate=max(need.input_estimate, tokens),
-    )
-
-
-def _order(catalog: Catalog, way: walk.Walk) -> list[Layer]:
-    """Put the layers in the order of the walk, then those it may not come to."""
-    order = [catalog.layers[index] for index in way.order]
-    return order + [layer for layer in catalog.layers if layer not in order]
-
-
-def _worst_nanos(model: Model, need: Need) -> int:
-    return need.candidate(model, None).nanos if model.is_paid else 0
+    return plans.plan(catalog, _request(question), Standing(), 0)
 
 
 def _request(question: Question) -> Request:
@@ -116,46 +51,6 @@ def _request(question: Question) -> Request:
         messages=messages,
         constraints=Constraints(free_only=question.free_only, highest_layer=question.highest_layer),
     )
-
-
-def points(micro: int) -> int | float:
-    """Turn micro-points into points: at most 6 decimals, and whole numbers without any (R3)."""
-    return micro // MICRO if micro % MICRO == 0 else micro / MICRO
-
-
-def name_of(model: Model) -> str:
-    """Name a model as people do."""
-    return f"{model.provider}/{model.id}"
-
-
-def sentence(found: Plan) -> str:
-    """Say in one sentence where the task goes, and why there."""
-    seen = found.assessment
-    score = f"Score {points(seen.score_micro):g}"
-    if not seen.stated:
-        parts = (seen.files_micro, seen.depth_micro, seen.context_micro)
-        files, depth, context = (f"{points(part):g}" for part in parts)
-        score += f" (files {files} + depth {depth} + context {context})"
-    limit = seen.threshold_micro
-    if limit is not None:
-        relation = "above" if seen.score_micro > limit else "not above"
-        score += f" is {relation} {points(limit):g}"
-    why = f" ({found.initial_detail})" if found.initial is EscalationReason.CAPABILITY else ""
-    if seen.clamped_by is not None:
-        why = f" (held there by {seen.clamped_by.value})"
-    start = f"{score}: a task of type {seen.type} starts in {seen.start_layer}{why}"
-    if found.selected is None:
-        reason = found.untriggered or "no model can take it"
-        return f"{start}, but {reason}."
-    chosen = next(row for row in found.rows if row.model is found.selected)
-    costs = "free" if not chosen.worst_nanos else f"at most {words.usd(chosen.worst_nanos)}"
-    place = "" if found.selected.layer == seen.start_layer else f" in {found.selected.layer}"
-    return f"{start}, and {name_of(found.selected)}{place} is asked first ({costs})."
-
-
-def is_ok(verdict: Verdict) -> bool:
-    """Whether nothing stands against a model."""
-    return verdict.cls is VerdictClass.OK
 
 
 def as_json(found: Plan, missing: dict[tuple[str, str], str]) -> dict[str, object]:

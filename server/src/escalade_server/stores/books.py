@@ -257,7 +257,7 @@ class Books:
             return Reserved(order.attempt, known.position, known.denials)
         denials: list[Denial] = []
         for candidate in order.candidates:
-            rows = [self._current(counter) for counter in candidate.model.counters]
+            rows = [self._current(counter) for counter in candidate.counters]
             denial = ledger.denial(candidate, [self._balance(row) for row in rows])
             if denial is None:
                 self._hold(order.reservation_id, candidate, tuple(rows), tuple(denials))

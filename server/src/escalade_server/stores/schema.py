@@ -83,7 +83,11 @@ def scalar(connection: apsw.Connection, sql: str) -> int | str:
     return value
 
 
-def migrate(connection: apsw.Connection, steps: Sequence[str] = MIGRATIONS) -> None:
+def migrate(
+    connection: apsw.Connection,
+    steps: Sequence[str] = MIGRATIONS,
+    application_id: int = APPLICATION_ID,
+) -> None:
     """Check the file and bring its tables to the newest version, in one transaction.
 
     Raises:
@@ -96,7 +100,7 @@ def migrate(connection: apsw.Connection, steps: Sequence[str] = MIGRATIONS) -> N
     with connection:
         version = int(scalar(connection, "PRAGMA user_version"))
         tables = scalar(connection, "SELECT count(*) FROM sqlite_schema")
-        if tables and scalar(connection, "PRAGMA application_id") != APPLICATION_ID:
+        if tables and scalar(connection, "PRAGMA application_id") != application_id:
             raise StoreError(f"{name} is a database of another program; it was left as it is")
         if version > len(steps):
             raise StoreError(
@@ -105,5 +109,5 @@ def migrate(connection: apsw.Connection, steps: Sequence[str] = MIGRATIONS) -> N
             )
         for step in steps[version:]:
             connection.execute(step)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA application_id = {application_id}")
         connection.execute(f"PRAGMA user_version = {len(steps)}")

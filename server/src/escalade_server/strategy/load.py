@@ -29,7 +29,7 @@ from escalade_server.strategy.validate import TOP, raw_providers, validate
 from escalade_server.strategy.vendors import VENDORS
 from escalade_server.strategy.yaml_nodes import SIZE_BYTES_MAX, Document, parse
 
-BUILT_DIALECTS = frozenset({"openai"})
+BUILT_DIALECTS = frozenset({"openai", "anthropic", "gemini"})
 LOOPBACK = ("127.", "localhost", "[::1]")
 
 

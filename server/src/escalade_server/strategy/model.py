@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from escalade_server.core.catalog import (
     Billing,
     DataPolicy,
-    Feature,
 )
 from escalade_server.core.rules import (
     OnAllExhausted,
@@ -24,6 +23,7 @@ from escalade_server.core.rules import (
     OnRateLimit,
     OnTargetExhausted,
 )
+from escalade_server.core.task import Feature
 from escalade_server.strategy.errors import did_you_mean
 from escalade_server.strategy.fields import (
     Count,

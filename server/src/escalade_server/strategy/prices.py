@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from escalade_server.core.catalog import Feature
 from escalade_server.core.money import NANOS_PER_USD, Price
+from escalade_server.core.task import Feature
 from escalade_server.strategy import model as config
 from escalade_server.strategy.parse import picos
 from escalade_server.strategy.vendors import VENDORS

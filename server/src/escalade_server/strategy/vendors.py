@@ -6,7 +6,8 @@ Addresses and key names are the vendors' public ones. Everything here can be ove
 
 from dataclasses import dataclass, field
 
-from escalade_server.core.catalog import DataPolicy, Feature
+from escalade_server.core.catalog import DataPolicy
+from escalade_server.core.task import Feature
 
 TOOLS_AND_JSON = frozenset({Feature.TOOLS, Feature.JSON_SCHEMA})
 ALL_FEATURES = frozenset(Feature)
