@@ -25,6 +25,7 @@ from escalade_server.core.events import (
 )
 from escalade_server.core.facts import (
     Alert,
+    AlertKind,
     ErrorReason,
     Escalated,
     EscalationReason,
@@ -41,8 +42,8 @@ from escalade_server.core.task import (
     Task,
     Usage,
 )
-from tests.core.builders import DAY, T0, catalog, model, request, three_layers
-from tests.core.play import FREE_FULL, Play, begun, calling
+from tests.core.builders import DAY, T0, catalog, model, per_day, request, three_layers
+from tests.core.play import FREE_FULL, Play, begun, calling, full
 
 
 def test_r26_usage_is_waited_for_two_seconds() -> None:
@@ -358,3 +359,18 @@ def test_the_story_reads_as_one_sentence() -> None:
         "Score 0.7 → free; mini had 50 of 50 requests today, so escalated to budget; "
         "answered by glm: 1.2 s, $0.0000210; gpt would have cost $0.0000210"
     )
+
+
+def test_a_downgrade_to_the_first_layer_is_told_as_an_alert() -> None:
+    two = catalog(
+        ("free", (model("openai/mini"),), ()),
+        ("premium", (model("openai/gpt", capabilities=("architecture",),
+                           counters=(per_day("openai", "gpt", 50),)),), ()),
+    )  # fmt: skip
+    play = Play(two, request(task=Task(type="architecture", files=0, tokens=0)))
+    play.start(full("requests/day:openai/default/gpt"))
+    play.grant()
+
+    assert play.told(Escalated) == []
+    (alert,) = play.told(Alert)
+    assert (alert.kind, alert.detail) == (AlertKind.EXHAUSTED, "gpt had 50 of 50 requests today")

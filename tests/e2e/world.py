@@ -84,9 +84,7 @@ def scenario_of(catalog: Catalog, scripts: Mapping[str, ModelScript]) -> Scenari
         price = Price(input_pico=model.price.input_picos, output_pico=model.price.output_picos)
         providers.setdefault(model.provider, {})[model.wire_id] = replace(script, price=price)
     return Scenario(
-        providers={
-            name: ProviderScript(models=models) for name, models in providers.items()
-        }
+        providers={name: ProviderScript(models=models) for name, models in providers.items()}
     )
 
 

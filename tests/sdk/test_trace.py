@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,11 +14,13 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture
-def in_a_span() -> None:
-    """Enter the context that a request with this header has; pytest runs tests in copies of it."""
+def in_a_span() -> Iterator[None]:
+    """Enter the context that a request with this header has."""
     propagate = importlib.import_module("opentelemetry.propagate")
     context = importlib.import_module("opentelemetry.context")
-    context.attach(propagate.extract({"traceparent": TRACE, "tracestate": "vendor=1"}))
+    token = context.attach(propagate.extract({"traceparent": TRACE, "tracestate": "vendor=1"}))
+    yield
+    context.detach(token)
 
 
 @pytest.mark.usefixtures("in_a_span")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from google.protobuf.descriptor import MethodDescriptor
 from grpc import aio
 
 from escalade.v1 import error_pb2
@@ -118,13 +117,12 @@ class Gate:
         self._strategy, self._tokens = strategy, tokens
         self._required, self._certificates = required, certificates
 
-    def admit(self, method: MethodDescriptor, request: object, context: Context) -> Identity:
+    def admit(self, access: Access, request: object, context: Context) -> Identity:
         """Answer who calls, if that caller may call this.
 
         Raises:
             RefusedError: UNAUTHENTICATED or PERMISSION_DENIED.
         """
-        access = ACCESS[method.full_name]
         if access is Access.PROBE and getattr(request, "service", None) == "":
             return ANYONE
         caller = self._known(context)

@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 
 from escalade.v1 import error_pb2
-from escalade_server.api.callers import Gate, Identity
+from escalade_server.api.callers import ACCESS, Access, Gate, Identity
 from escalade_server.api.status import (
     Refusal,
     RefusedError,
@@ -101,12 +101,13 @@ def add_service(
 def _handler(
     method: MethodDescriptor, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
 ) -> "grpc.RpcMethodHandler[Any, Any]":
+    access = ACCESS[method.full_name]  # none: it is not registered, and the server does not start
     read = _reader(GetMessageClass(method.input_type))
     write = GetMessageClass(method.output_type).SerializeToString
     if not method.server_streaming:
-        unary = _unary(method, behaviour, gate, mistakes)
+        unary = _unary(access, behaviour, gate, mistakes)
         return grpc.unary_unary_rpc_method_handler(unary, read)
-    guarded = _stream(method, behaviour, gate, mistakes)
+    guarded = _stream(access, behaviour, gate, mistakes)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(guarded, read, write)
     return grpc.unary_stream_rpc_method_handler(guarded, read, write)
@@ -136,11 +137,11 @@ def _parsed(request: object) -> object:
 
 
 def _unary(
-    method: MethodDescriptor, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
+    access: Access, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
 ) -> Callable[[Any, Context], Awaitable[bytes]]:
     async def call(request: object, context: Context) -> bytes:
         try:
-            caller = gate.admit(method, request, context)
+            caller = gate.admit(access, request, context)
             answer: Message = await behaviour(_parsed(request), context, caller)
             return answer.SerializeToString()
         except aio.AbortError:
@@ -155,11 +156,11 @@ def _unary(
 
 
 def _stream(
-    method: MethodDescriptor, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
+    access: Access, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
 ) -> Callable[[Any, Context], Awaitable[None]]:
     async def call(request: object, context: Context) -> None:
         try:
-            caller = gate.admit(method, request, context)
+            caller = gate.admit(access, request, context)
             await behaviour(_parsed(request), context, caller)
         except RefusedError as error:
             refuse(context, error.refusal)

@@ -64,6 +64,9 @@ def facts(diary: Diary, layer: Layer, live: Live, skips: tuple[Skip, ...]) -> li
             detail = f"{layer.name} is used because {left} is not configured: {escalated.detail}"
             told.append(Alert(AlertKind.UNCONFIGURED, detail, model))
         told.append(escalated)
+    elif layer.index < diary.look.origin and not diary.attempts:
+        # Down to the very layer where every path begins: no change to announce, but never silent.
+        told.append(Alert(AlertKind.EXHAUSTED, escalation(diary, layer, skips).detail, model))
     elif failed is not None and failed.model is not model and failed.failure is not None:
         told.append(Fallback(failed.number, failed.model, model, failed.failure, failed.detail))
     selected = Selected(
