@@ -1,4 +1,4 @@
-"""Hypothesis profiles, chosen by HYPOTHESIS_PROFILE (CI=... means `ci`), and no stray event loop."""
+"""Hypothesis profiles by HYPOTHESIS_PROFILE (CI=... means `ci`), and no stray event loop."""
 
 import asyncio
 import os

@@ -52,7 +52,7 @@ from escalade_server.core.trace import (
     Report,
     Skip,
 )
-from escalade_server.engine.ports import Caller, Spend
+from escalade_server.engine.ports import Caller, Spend, TokenStore
 
 NOW_MS = 1_800_000_000_000
 CANARY = "canary-7f3a-never-on-the-wire"
@@ -260,15 +260,18 @@ async def world(
     channel_options: tuple[tuple[str, Any], ...] = (),
     options: ServerOptions | None = None,
     compression: grpc.Compression | None = None,
+    tokens: TokenStore | None = None,
+    catalog: Catalog = CATALOG,
 ) -> AsyncIterator[World]:
     engine = FakeEngine(script)
+    engine.catalog = catalog
     mistakes: list[Exception] = []
 
     def mistake(error: Exception) -> str:
         mistakes.append(error)
         return f"bug-{len(mistakes)}"
 
-    api = build_server(engine, options or ServerOptions(port=0), mistakes=mistake)
+    api = build_server(engine, options or ServerOptions(port=0), mistakes=mistake, tokens=tokens)
     port = await api.start()
     async with aio.insecure_channel(
         f"127.0.0.1:{port}",

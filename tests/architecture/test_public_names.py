@@ -14,11 +14,11 @@ CursorExpired DataDemand DeadlineReached Draining EscaladeError Escalated Event 
 EvidenceKind Failed Fallback Finished Gate Image Interrupted JsonSchema LayerForbidden
 LedgerUnavailable Message Messages Model ModelUnknown NoEligibleModel NotYetBuilt OutcomeConflict
 Part ProtocolViolation ProviderState QualityDemands QualityNotMet RateLimited Reasoning
-ReasoningDelta ReasoningEffort Reconnected RequestInProgress RequestInvalid RequestRejected RequestTooLarge
-ReservationUnknown ResponseFormat ResumeTokenInvalid Retracted Role RoleRequired Sampling Selected
-ServerBusy ServiceBug Skip Snapshot StatusError Stream StreamCut Task Text TextDelta Tls
-TooManyWaiters Tool ToolCall ToolMode ToolResult TransportError TriggerNotMet Unreachable Usage
-UsageError Violation Waiting
+ReasoningDelta ReasoningEffort Reconnected RequestInProgress RequestInvalid RequestRejected
+RequestTooLarge ReservationUnknown ResponseFormat ResumeTokenInvalid Retracted Role RoleRequired
+Sampling Selected ServerBusy ServiceBug Skip Snapshot StatusError Stream StreamCut Task Text
+TextDelta Tls TooManyWaiters Tool ToolCall ToolMode ToolResult TransportError TriggerNotMet
+Unreachable Usage UsageError Violation Waiting
 """
 TESTING = """
 Call Cut Pause Refused Reply Server Step answer assessed cut_by_proxy escalated failed fallback

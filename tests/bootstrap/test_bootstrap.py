@@ -40,10 +40,10 @@ class Watcher:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def fact(self, _request: Request, fact: Fact, _now_ms: int) -> None:
+    def fact(self, _task_id: str, _request: Request, fact: Fact, _now_ms: int) -> None:
         self.seen.append(type(fact).__name__)
 
-    def ended(self, _request: Request, outcome: Outcome) -> None:
+    def ended(self, _task_id: str, _request: Request, outcome: Outcome) -> None:
         self.seen.append(type(outcome).__name__)
 
 

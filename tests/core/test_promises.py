@@ -1,11 +1,14 @@
 """What no strategy, no failure and no order of events may break: money and the way of a task."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from escalade_server.core.agents import limited
 from escalade_server.core.catalog import (
+    Agent,
     Billing,
     Catalog,
     Condition,
@@ -147,13 +150,43 @@ def standings(draw: st.DrawFn, catalog: Catalog) -> Standing:
     return Standing(balances, benches, circuits)
 
 
+@st.composite
+def limited_agents(draw: st.DrawFn, catalog: Catalog) -> Agent:
+    """Draw an agent with anything it may be forbidden or granted."""
+    keys = [model.key for model in catalog.models]
+    names = [layer.name for layer in catalog.layers]
+    counters = (
+        Counter("r", Unit.REQUESTS, Period.DAY, draw(limits), CounterScope.AGENT, "requests"),
+        Counter("n", Unit.NANOS, Period.MONTH, draw(limits), CounterScope.AGENT, "cap"),
+    )
+    return Agent(
+        "bot",
+        forbidden=frozenset(draw(st.sets(st.sampled_from(keys)))),
+        free_only=draw(st.sampled_from([False, False, True])),
+        spend_limit_nanos=draw(st.sampled_from([None, None, 0, 16_000])),
+        may_downgrade=draw(st.sampled_from([None, True, False])),
+        consented_layers=tuple(draw(st.sets(st.sampled_from(names)))),
+        data_demand=draw(st.sampled_from([DataDemand.NONE, *DataDemand])),
+        counters=counters[: draw(st.integers(0, 2))],
+    )
+
+
 class Life:
     """One task in a world that answers at random, but never beyond what it was allowed."""
 
-    def __init__(self, data: st.DataObject, constraints: st.SearchStrategy[Constraints]) -> None:
+    def __init__(
+        self,
+        data: st.DataObject,
+        constraints: st.SearchStrategy[Constraints],
+        agents: Callable[[Catalog], st.SearchStrategy[Agent]] | None = None,
+    ) -> None:
         self.data = data
         self.catalog = data.draw(strategies())
         self.request = data.draw(requests(self.catalog, constraints))
+        if agents is not None:
+            own = data.draw(agents(self.catalog))
+            self.catalog = replace(self.catalog, agents={own.name: own})
+            self.request = limited(replace(self.request, agent=own.name), self.catalog)
         self.play = Play(self.catalog, self.request)
         self.answered: set[str] = set()
         self.settled: list[int] = []
@@ -244,6 +277,23 @@ def test_r16_a_free_only_task_never_reaches_a_layer_that_costs_money(data: st.Da
 
     assert not [m for m in life.called if life.catalog.layers[m.layer_index].is_paid]
     assert all(c.charged_nanos == 0 for c in life.play.log if isinstance(c, Settle))
+
+
+@given(st.data())
+def test_d3_r28_no_task_goes_beyond_the_limits_of_its_agent(data: st.DataObject) -> None:
+    life = Life(data, FREE | SPEND | st.just(Constraints()), limited_agents)
+    (own,) = life.catalog.agents.values()
+
+    paid = [m for m in life.called if life.catalog.layers[m.layer_index].is_paid]
+    assert not paid or not (own.free_only or own.spend_limit_nanos == 0)
+    assert not own.forbidden & {m.key for m in life.called}
+    assert all(m.data in KEPT[own.data_demand] for m in life.called)
+    for each in life.called:
+        layer = life.catalog.layers[each.layer_index]
+        agreed = life.request.constraints.consented_layers
+        assert not layer.consent_required or {"*", layer.name} & {*agreed}
+    for held in [c.candidates for c in life.play.log if isinstance(c, Reserve)]:
+        assert all({*own.counters} <= {*c.counters} for c in held if c.model.is_paid)
 
 
 @given(st.data())

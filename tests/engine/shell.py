@@ -153,10 +153,10 @@ class FakeObserver:
         self.facts: list[Fact] = []
         self.outcomes: list[Outcome] = []
 
-    def fact(self, request: Request, fact: Fact, now_ms: int) -> None:
+    def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
         self.facts.append(fact)
 
-    def ended(self, request: Request, outcome: Outcome) -> None:
+    def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
 
 

@@ -50,8 +50,8 @@ def test_limits_are_laid_over_each_other() -> None:
 
 def test_every_limit_of_a_view_holds_and_gives_way() -> None:
     """No field is forgotten: each is taken from the view, and each is won by the call."""
-    ours = escalade.Constraints(*range(11))  # type: ignore[arg-type]
-    theirs = escalade.Constraints(*range(100, 111))  # type: ignore[arg-type]
+    ours = escalade.Constraints(*range(11))
+    theirs = escalade.Constraints(*range(100, 111))
     with escalade.Client() as client:
         options = client.with_options(constraints=ours)._options
 

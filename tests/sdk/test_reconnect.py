@@ -14,6 +14,7 @@ import pytest
 import escalade
 from escalade import _reconnect, testing
 from escalade._reconnect import Road
+from escalade._sync.stream import Run
 from escalade.testing import (
     Cut,
     Pause,
@@ -28,6 +29,7 @@ from escalade.testing import (
     text,
     waiting,
 )
+from escalade.v1 import router_service_pb2
 from tests.sdk.faces import Face
 
 BREAKS = [Cut(), cut_by_proxy(), Cut(grpc.StatusCode.UNAVAILABLE, "Received RST_STREAM (0)")]
@@ -35,7 +37,7 @@ BREAKS = [Cut(), cut_by_proxy(), Cut(grpc.StatusCode.UNAVAILABLE, "Received RST_
 
 @pytest.mark.parametrize("cut", BREAKS, ids=["unavailable", "internal-rst", "unavailable-rst"])
 def test_a_stream_that_breaks_before_its_text_is_asked_for_again(face: Face, cut: Cut) -> None:
-    script = [
+    script: list[testing.Reply] = [
         [selected(), Pause(0), cut],
         answer("whole"),
         [selected(), Pause(0), cut],
@@ -76,7 +78,7 @@ def test_after_the_first_piece_never(face: Face, cut: Cut) -> None:
 
 
 def test_what_a_new_run_tells_again_is_not_told_twice(face: Face) -> None:
-    cut = [Pause(0), Cut()]
+    cut: testing.Reply = [Pause(0), Cut()]
     script: list[testing.Reply] = [
         [assessed(), selected("a"), *cut],
         [assessed(), *cut],  # breaks before it says anything new
@@ -177,6 +179,83 @@ def test_a_server_that_drains_is_asked_again_when_it_says(face: Face) -> None:
 
     assert seen.kinds() == ["Waiting", "Reconnected", "Selected", "TextDelta", "Finished"]
     assert server.calls[1].request.resume_token == "place"
+
+
+def test_draining_is_outlasted_beyond_the_retries_of_the_channel(face: Face) -> None:
+    draining: testing.Reply = [Refused("DRAINING", retry_after=timedelta(seconds=0.2))]
+    with testing.Server([*[draining] * 6, answer("by the next")]) as server:
+        assert face.complete(server).text == "by the next"
+
+    assert len(server.calls) == 7
+    assert len({call.request.request_id for call in server.calls}) == 1
+
+
+def test_an_answer_without_its_status_is_asked_for_again(face: Face) -> None:
+    """Finished alone does not say that it is settled; the same id gives the same answer."""
+    replayed = finished()
+    replayed.finished.replayed = True
+    replayed.finished.answer.parts.add(text="as before")
+    script: list[testing.Reply] = [
+        [selected(), text("as before"), finished(), Pause(0), Cut()],
+        [replayed],
+    ]
+    with testing.Server(script) as server:
+        answered = face.complete(server)
+
+    assert (answered.text, answered.replayed) == ("as before", True)
+
+
+def test_a_failure_with_a_status_of_success_is_a_failure() -> None:
+    class Odd:
+        def cancel(self) -> bool:
+            return True
+
+        def __iter__(self) -> Iterator[router_service_pb2.CompleteResponse]:
+            events = [failed("RATE_LIMITED", "full")]
+            return iter([router_service_pb2.CompleteResponse(events=events)])
+
+    ends: list[str] = []
+    stream = escalade.Stream(
+        lambda _request, _left_s: Run(Odd(), lambda: ends.append("over")),
+        router_service_pb2.CompleteRequest(request_id="r"),
+        is_own_id=True,
+        timeout_s=None,
+        on_event=None,
+        on_restart=None,
+    )
+    with stream, pytest.raises(escalade.RateLimited, match="full"):
+        stream.answer()
+    assert ends == ["over"]
+
+
+async def test_closing_the_client_between_two_runs_ends_it() -> None:
+    drained = Refused("DRAINING", retry_after=timedelta(seconds=0.5))
+    async with testing.Server([[selected(), Pause(0), drained], answer("no")]) as server:
+        client = server.async_client(timeout=60)
+        async with client.stream("x") as stream:
+            assert isinstance(await anext(stream), escalade.Selected)
+            reading = asyncio.create_task(stream.answer())
+            await asyncio.sleep(0.2)
+            await client.close()
+            with pytest.raises(escalade.UsageError, match="closed"):
+                await reading
+    assert len(server.calls) == 1
+
+
+async def test_closing_the_stream_between_two_runs_ends_it() -> None:
+    drained = Refused("DRAINING", retry_after=timedelta(seconds=0.5))
+    async with (
+        testing.Server([[selected(), Pause(0), drained], answer("no")]) as server,
+        server.async_client(timeout=60) as client,
+        client.stream("x") as stream,
+    ):
+        assert isinstance(await anext(stream), escalade.Selected)
+        reading = asyncio.create_task(stream.answer())
+        await asyncio.sleep(0.2)
+        await stream.close()
+        with pytest.raises(escalade.UsageError, match="before its end"):
+            await reading
+    assert len(server.calls) == 1
 
 
 def test_what_the_service_decided_is_raised(face: Face) -> None:

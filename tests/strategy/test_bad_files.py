@@ -187,7 +187,7 @@ def test_an_error_reads_as_two_lines() -> None:
     [
         "providers: {openai: {api_key_env: sk-proj-CANARY}}\n",
         "providers: {openai: {api_key: sk-proj-CANARY}}\n",
-        "providers: {openai: {keys: [{account: a, api_key_env: 'sk CANARY'}]}}\n",
+        "providers: {openai: {accounts: {a: {api_key_env: 'sk CANARY'}}}}\n",
         "providers: {openai: {base_url: 'https://u:CANARY@h/v1'}}\n",
         "notifications: {webhooks: [{url: 'https://hooks/CANARY'}]}\n",
     ],

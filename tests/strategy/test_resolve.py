@@ -5,7 +5,6 @@ from decimal import Decimal
 import pytest
 
 from escalade_server.core.catalog import (
-    AbsenceKind,
     Billing,
     Catalog,
     ComplexityTrigger,
@@ -326,15 +325,6 @@ def test_a_provider_of_the_users_own() -> None:
     assert "PRICE_UNKNOWN" in {notice.code for notice in found.notices}
 
 
-def test_r18_other_accounts_are_not_pretended() -> None:
-    text = changed("model: gpt-4o\n", "model: gpt-4o-mini\n          account: second\n")
-
-    second = catalog(text).models[1]
-    assert second.key == "openai/second/gpt-4o-mini"
-    assert second.absence is not None
-    assert second.absence.kind is AbsenceKind.NOT_BUILT
-
-
 def test_r15_a_stated_baseline() -> None:
     found = catalog(with_more("reporting: {baseline: openai/gpt-4o-mini}\n"))
 
@@ -355,13 +345,12 @@ def test_everything_else_that_is_accepted_is_listed_as_not_yet_in_effect() -> No
     text = GOOD.replace("name: premium", "name: premium\n      reserved_for_complexity: 70%") + (
         "  failure_handling: {on_all_layers_exhausted: fail, max_wait: 1h}\n"
         "  escalation_logic: {on_target_exhausted: wait}\n"
-        "agents: {bot: {free_only: true, token_env: T}}\n"
+        "agents: {bot: {free_only: true, trusted_reports: true}}\n"
         "notifications: {webhooks: [{url_env: HOOK, body: slack}]}\n"
         "quality: {gates: [empty, invalid_json]}\n"
         "sessions: {ttl: 1h}\n"
         "idempotency: {keep_answers: 10min}\n"
-        "providers: {openai: {concurrency: 3, quota_group: one, timeouts: {idle: 1s},"
-        " keys: [{account: a, api_key_env: OPENAI_API_KEY}]}}\n"
+        "providers: {openai: {concurrency: 3, timeouts: {idle: 1s}}}\n"
     )
 
     listed = {entry.key.rpartition(".")[2]: entry.line for entry in loaded(text).not_yet_in_effect}
@@ -369,15 +358,12 @@ def test_everything_else_that_is_accepted_is_listed_as_not_yet_in_effect() -> No
         "reserved_for_complexity": 12,
         "max_wait": 21,
         "on_target_exhausted": 22,
-        "agents": 23,
         "notifications": 24,
         "quality": 25,
         "sessions": 26,
         "idempotency": 27,
         "concurrency": 28,
-        "quota_group": 28,
         "timeouts": 28,
-        "keys": 28,
     }
 
 

@@ -92,13 +92,13 @@ def told(*facts: Fact, level: Level = "debug", log_escalations: bool = True) -> 
     log = Log(level)
     observer = LogObserver(log.logger, level, log_escalations=log_escalations)
     for fact in facts:
-        observer.fact(REQUEST, fact, 1_000)
+        observer.fact("t1", REQUEST, fact, 1_000)
     return [line["event"] for line in log.lines()]
 
 
 def test_an_escalation_is_one_line_with_its_reason() -> None:
     log = Log()
-    LogObserver(log.logger, "debug").fact(REQUEST, ESCALATED, 1_000)
+    LogObserver(log.logger, "debug").fact("t1", REQUEST, ESCALATED, 1_000)
     (line,) = log.lines()
     assert list(line)[:3] == ["time", "level", "event"]
     line.pop("time")
@@ -138,8 +138,8 @@ def test_levels_are_kept() -> None:
 def test_no_prompt_and_no_answer_gets_in(form: Format) -> None:
     log = Log(form=form)
     observer = LogObserver(log.logger, "debug")
-    observer.fact(REQUEST, Assessed(ASSESSMENT), 1_000)
-    observer.ended(REQUEST, FINISHED)
+    observer.fact("t1", REQUEST, Assessed(ASSESSMENT), 1_000)
+    observer.ended("t1", REQUEST, FINISHED)
     text = log.text()
     assert "task.finished" in text
     assert "request-1" in text
@@ -149,9 +149,9 @@ def test_no_prompt_and_no_answer_gets_in(form: Format) -> None:
 def test_the_end_of_a_task_has_its_figures() -> None:
     log = Log()
     observer = LogObserver(log.logger, "info")
-    observer.ended(REQUEST, FINISHED)
+    observer.ended("t1", REQUEST, FINISHED)
     for reason in (ErrorReason.RATE_LIMITED, ErrorReason.CANCELLED, ErrorReason.BUG):
-        observer.ended(REQUEST, Failed(reason, "why", REPORT))
+        observer.ended("t1", REQUEST, Failed(reason, "why", REPORT))
     finished, *failed = log.lines()
     assert finished["duration_ms"] == 1_200
     assert finished["list_nano_usd"] == 2_100_000
@@ -165,7 +165,7 @@ def test_a_caller_cannot_forge_a_line() -> None:
     forms: tuple[Format, ...] = ("json", "text")
     for form in forms:
         log = Log(form=form)
-        LogObserver(log.logger, "debug").fact(forger, ESCALATED, 1_000)
+        LogObserver(log.logger, "debug").fact("t1", forger, ESCALATED, 1_000)
         text = log.text()
         assert len(text.splitlines()) == 1
         assert "\x1b[2J" not in text
@@ -174,8 +174,8 @@ def test_a_caller_cannot_forge_a_line() -> None:
 def test_a_fact_that_cannot_be_told_is_no_fault_of_the_task() -> None:
     log = Log()
     observer = LogObserver(log.logger, "debug")
-    observer.ended(REQUEST, Finished(None, Answer()))  # type: ignore[arg-type]  # broken on purpose
-    observer.fact(REQUEST, Assessed(None), 1_000)  # type: ignore[arg-type]  # as above
+    observer.ended("t1", REQUEST, Finished(None, Answer()))  # type: ignore[arg-type]  # broken on purpose
+    observer.fact("t1", REQUEST, Assessed(None), 1_000)  # type: ignore[arg-type]  # as above
     assert [line["event"] for line in log.lines()] == [names.OBSERVER_FAILED] * 2
 
 
@@ -196,8 +196,8 @@ def test_a_mistake_is_logged_without_its_words() -> None:
 def test_every_observer_is_told() -> None:
     first, second = Log(), Log()
     observers = Observers([LogObserver(log.logger, "debug") for log in (first, second)])
-    observers.fact(REQUEST, ESCALATED, 1_000)
-    observers.ended(REQUEST, FINISHED)
+    observers.fact("t1", REQUEST, ESCALATED, 1_000)
+    observers.ended("t1", REQUEST, FINISHED)
     for log in (first, second):
         assert [line["event"] for line in log.lines()] == [
             names.TASK_ESCALATED,

@@ -50,7 +50,7 @@ def started_over(event: escalade.Retracted) -> None:
     print(event.attempt, event.reason)  # noqa: T201
 
 
-def tell(event: escalade.Event) -> str:  # noqa: PLR0912 - every kind of event, once
+def tell(event: escalade.Event) -> str:
     match event:
         case escalade.TextDelta(text=text) | escalade.ReasoningDelta(text=text):
             return text

@@ -10,21 +10,31 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Literal, TextIO, TypeVar
 
 from escalade_server.api.operations_servicer import ServiceInfo
-from escalade_server.api.server import ApiServer, BindError, ServerOptions, build_server
-from escalade_server.core.catalog import Counter
+from escalade_server.api.server import (
+    ApiServer,
+    BindError,
+    ServerOptions,
+    build_server,
+    is_loopback,
+)
+from escalade_server.api.tls import TlsFiles
+from escalade_server.core.catalog import Counter, Rank
+from escalade_server.core.commands import SetBench
 from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.entropy import SystemEntropy
-from escalade_server.engine.ports import Observer, StoreError
+from escalade_server.engine.ports import Observer, StoreError, Token
+from escalade_server.engine.tokens import TokenDesk
 from escalade_server.provider_simulator import (
     ScenarioError,
     Simulator,
@@ -35,6 +45,7 @@ from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.http import HttpClient, HttpLimits
 from escalade_server.providers.registry import CODECS, ProviderRegistry
 from escalade_server.stores.sqlite import SqliteStore
+from escalade_server.stores.tokens import SqliteTokens
 from escalade_server.strategy.errors import StrategyErrors
 from escalade_server.strategy.load import Loaded, load
 from escalade_server.strategy.model import schema
@@ -51,15 +62,22 @@ else:
     from uvloop import new_event_loop
 
 __all__ = [
+    "NOBODY_KNOWN",
+    "Authentication",
     "Format",
     "Level",
     "Loaded",
     "Options",
+    "Rank",
     "Running",
     "ScenarioError",
     "Simulator",
     "StartError",
+    "StoreError",
     "StrategyErrors",
+    "TlsFiles",
+    "Token",
+    "TokenDesk",
     "load_strategy",
     "make_simulator",
     "missing_keys",
@@ -67,14 +85,19 @@ __all__ = [
     "schema",
     "start",
     "stop_signal",
+    "token_desk",
     "version",
     "vocabulary",
 ]
 
 T = TypeVar("T")
 
+Authentication = Literal["auto", "required", "optional"]
+"""Auto: required once there is anybody to know, or anybody else to reach the server."""
+
 DEFAULT_STATE = "escalade.sqlite3"
 DIALECTS = frozenset(CODECS)
+NOBODY_KNOWN = "Callers must be known, and no token is live: make one with `escalade token create`"
 DRAIN_S = 10.0
 """Time to settle what runs after the grace; the rest is booked in full at the next start."""
 
@@ -93,6 +116,10 @@ class Options:
     """0 lets the system choose."""
     state: str | None = None
     """A path or URL; None: what the strategy says, else a file in the working directory."""
+    tls: TlsFiles | None = None
+    auth: Authentication = "auto"
+    allow_insecure: bool = False
+    """Listen beyond loopback in plaintext, or with ``auth`` optional."""
     reflection: bool = False
     grace_s: float = 30.0
     log_format: Format | None = None
@@ -168,6 +195,57 @@ def state_path(state: str) -> str | None:
     return rest.removeprefix("//")
 
 
+def tokens_of(path: str | None, clock: SystemClock, stack: AsyncExitStack) -> SqliteTokens | None:
+    """Find the tokens beside a ledger; state in memory has none."""
+    if path is None:
+        return None
+    tokens = SqliteTokens(_beside(path), clock)
+    stack.callback(tokens.close)
+    return tokens
+
+
+def _beside(path: str) -> str:
+    return f"{path}.tokens"
+
+
+def token_desk(state: str | None, strategy: str | None) -> TokenDesk:
+    """Open the tokens of a state, for an operator's command; a server may run meanwhile.
+
+    Raises:
+        StrategyErrors: the strategy does not load.
+        StartError: there is no such place.
+    """
+    stated = state or (load_strategy(strategy).state_url if strategy else None)
+    path, clock = state_path(stated or DEFAULT_STATE), SystemClock()
+    if path is None:
+        raise StartError("state in memory keeps no tokens; give a path with --state")
+    return TokenDesk(SqliteTokens(_beside(path), clock), clock, SystemEntropy())
+
+
+def auth_required(options: Options, loaded: Loaded, tokens: SqliteTokens | None) -> bool:
+    """Say whether every caller must be known.
+
+    On a laptop nobody need be: loopback, no agents in the strategy, no token ever made. A token
+    that was revoked still counts, so that revoking the last one opens nothing. It is asked once,
+    at the start: a server never changes its mind while it serves.
+
+    Raises:
+        StartError: the tokens cannot be read.
+    """
+    try:
+        made = tokens.all() if tokens is not None else ()
+    except StoreError as error:
+        raise StartError(f"{error}") from error
+    if options.auth != "auto":
+        return options.auth == "required"
+    is_known = bool(loaded.catalog.agents or made or _by_certificate(options))
+    return is_known or not is_loopback(options.host)
+
+
+def _by_certificate(options: Options) -> bool:
+    return options.tls is not None and options.tls.client_ca is not None
+
+
 class Running:
     """A server that serves until ``stop``."""
 
@@ -178,6 +256,7 @@ class Running:
         target: str,
         state: str,
         ledger_is_new: bool,
+        nobody_known: bool,
         engine: Engine,
         stack: AsyncExitStack,
     ) -> None:
@@ -187,6 +266,8 @@ class Running:
         """Where it listens, as clients dial it."""
         self.state = state
         self.ledger_is_new = ledger_is_new
+        self.nobody_known = nobody_known
+        """Callers must be known, and as yet there is no token for any."""
         self.engine = engine
         self._stack = stack
 
@@ -228,24 +309,28 @@ async def start(
         _catch_strays(stack, mistakes, log)
         http = await stack.enter_async_context(HttpClient(HttpLimits()))
         is_new = path is None or not _exists(path)
-        store = SqliteStore(path, clock, Calendar())
-        stack.push_async_callback(store.close)
-        try:
-            await store.open(counters_of(loaded))
-        except StoreError as error:
-            raise StartError(f"{error}") from error
+        store = await _open_store(path, clock, loaded, stack)
         rules = loaded.catalog.rules
         log_observer = LogObserver(log, options.log_level, log_escalations=rules.log_escalations)
+
+        def heed(order: SetBench) -> None:
+            engine.heed(order)
+
         engine = Engine(
             catalog=loaded.catalog,
             store=store,
-            providers=providers_of(loaded, http, clock),
+            providers=providers_of(loaded, http, clock, heed),
             clock=clock,
             entropy=entropy,
             observer=Observers((log_observer, *observers)) if observers else log_observer,
         )
         stack.push_async_callback(_drain, engine, log)
-        server = build_server(engine, server_options(options, loaded, clock), mistakes=mistakes)
+        tokens = tokens_of(path, clock, stack)
+        told = server_options(options, loaded, tokens, clock)
+        nobody_known = told.auth_required and _is_locked(options, tokens, clock.now_ms())
+        server = build_server(
+            engine, told, mistakes=mistakes, tokens=tokens, tls_told=partial(_say_tls, log)
+        )
         stack.push_async_callback(_stop_server, server, options.grace_s, log)
         try:
             port = await server.start()
@@ -253,24 +338,41 @@ async def start(
             raise StartError(f"{error}") from error
         target = f"{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
         if not is_text(stream, options.log_format):  # people are told by the command itself
-            _say(log, loaded, target, state if is_new else "")
+            _say(log, loaded, target, state if is_new else "", nobody_known=nobody_known)
         return Running(
             loaded=loaded,
             target=target,
             state=state,
             ledger_is_new=is_new,
+            nobody_known=nobody_known,
             engine=engine,
             stack=stack.pop_all(),
         )
 
 
+async def _open_store(
+    path: str | None, clock: SystemClock, loaded: Loaded, stack: AsyncExitStack
+) -> SqliteStore:
+    store = SqliteStore(path, clock, Calendar())
+    stack.push_async_callback(store.close)
+    try:
+        await store.open(counters_of(loaded))
+    except StoreError as error:
+        raise StartError(f"{error}") from error
+    return store
+
+
 def counters_of(loaded: Loaded) -> list[Counter]:
     """List every counter of a strategy once, in the order of the file."""
-    models = loaded.catalog.models
-    return list({counter.key: counter for m in models for counter in m.counters}.values())
+    catalog = loaded.catalog
+    counters = [counter for model in catalog.models for counter in model.counters]
+    counters += [counter for agent in catalog.agents.values() for counter in agent.counters]
+    return list({counter.key: counter for counter in counters}.values())
 
 
-def providers_of(loaded: Loaded, http: HttpClient, clock: SystemClock) -> ProviderRegistry:
+def providers_of(
+    loaded: Loaded, http: HttpClient, clock: SystemClock, heed: Callable[[SetBench], None]
+) -> ProviderRegistry:
     """Hand each account its key; models of the accounts left out are absent from the catalog."""
     endpoints = [
         (
@@ -285,15 +387,21 @@ def providers_of(loaded: Loaded, http: HttpClient, clock: SystemClock) -> Provid
         for found in loaded.endpoints.values()
         if found.dialect in CODECS and not found.missing
     ]
-    return ProviderRegistry.over_http(endpoints, http, clock, loaded.catalog.rules.connect_ms)
+    connect_ms = loaded.catalog.rules.connect_ms
+    return ProviderRegistry.over_http(endpoints, http, clock, connect_ms, heed)
 
 
-def server_options(options: Options, loaded: Loaded, clock: SystemClock) -> ServerOptions:
-    """Say where to listen, and what the status tells of the service."""
+def server_options(
+    options: Options, loaded: Loaded, tokens: SqliteTokens | None, clock: SystemClock
+) -> ServerOptions:
+    """Say where to listen, to whom, and what the status tells of the service."""
     now_ms = clock.now_ms()
     return ServerOptions(
         host=options.host,
         port=options.port,
+        auth_required=auth_required(options, loaded, tokens),
+        tls=options.tls,
+        allow_insecure=options.allow_insecure,
         reflection=options.reflection,
         info=ServiceInfo(
             version=version(),
@@ -303,6 +411,20 @@ def server_options(options: Options, loaded: Loaded, clock: SystemClock) -> Serv
             not_in_effect=tuple(str(key) for key in loaded.not_yet_in_effect),
         ),
     )
+
+
+def _is_locked(options: Options, tokens: SqliteTokens | None, now_ms: int) -> bool:
+    """Tell whether nobody at all could be let in as things are."""
+    if _by_certificate(options):
+        return False
+    return tokens is None or not any(token.is_live(now_ms) for token in tokens.all())
+
+
+def _say_tls(log: Log, why: str) -> None:
+    if why:
+        log.error(names.TLS_NOT_RENEWED, detail=why)
+    else:
+        log.info(names.TLS_RENEWED)
 
 
 def _close_log(sink: LineSink, log: Log) -> None:
@@ -344,7 +466,7 @@ def _exists(path: str) -> bool:
     return Path(path).exists()
 
 
-def _say(log: Log, loaded: Loaded, target: str, new_state: str) -> None:
+def _say(log: Log, loaded: Loaded, target: str, new_state: str, *, nobody_known: bool) -> None:
     """Log what was started."""
     layers = [layer.name for layer in loaded.catalog.layers]
     log.info(names.STRATEGY_LOADED, file=loaded.file, layers=layers)
@@ -357,4 +479,6 @@ def _say(log: Log, loaded: Loaded, target: str, new_state: str) -> None:
             log.warning(names.MODEL_UNAVAILABLE, model=model.key, detail=model.absence.detail)
     if new_state:
         log.warning(names.LEDGER_NEW, state=new_state)
+    if nobody_known:
+        log.warning(names.NOBODY_KNOWN, detail=NOBODY_KNOWN)
     log.info(names.SERVER_STARTED, target=target)

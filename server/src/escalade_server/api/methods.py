@@ -7,9 +7,8 @@ opaque id, in whatever phase it happens, serialising included (P5, D8); refusals
 details (P6).
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -27,36 +26,12 @@ from escalade_server.api.status import (
     status_of,
     trailers_of,
 )
-from escalade_server.engine.ports import Entropy
+from escalade_server.engine.ports import Mistakes
 
 MALFORMED = Refusal(
     error_pb2.ERROR_REASON_REQUEST_INVALID,
     "the request is no valid message: broken bytes, or text that is not UTF-8",
 )
-
-
-class Mistakes(Protocol):
-    """Takes a mistake of ours to where an operator sees it, under the id the caller is told."""
-
-    def __call__(self, error: Exception) -> str:
-        """Record it; answer the opaque id."""
-        ...
-
-
-class LoopMistakes:
-    """Hands mistakes to the event loop's exception handler, which ``bootstrap`` may set."""
-
-    def __init__(self, entropy: Entropy) -> None:
-        """Draw ids from the engine's chance."""
-        self._entropy = entropy
-
-    def __call__(self, error: Exception) -> str:
-        """Record a mistake; answer its id."""
-        mistake_id = self._entropy.task_id()
-        asyncio.get_running_loop().call_exception_handler(
-            {"message": f"mistake {mistake_id} in an RPC", "exception": error}
-        )
-        return mistake_id
 
 
 Context = aio.ServicerContext[Any, Any]

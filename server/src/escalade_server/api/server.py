@@ -23,8 +23,6 @@ from escalade_server.api.face import Engine
 from escalade_server.api.methods import (
     MALFORMED,
     Context,
-    LoopMistakes,
-    Mistakes,
     add_service,
 )
 from escalade_server.api.operations_servicer import OperationsServicer, ServiceInfo

@@ -1,9 +1,29 @@
 """Calls a server as any client does: the public SDK, and its errors as one sentence."""
 
+import os
+from pathlib import Path
+
 import escalade
 from escalade_server.cli.output import CommandError, Exit
 
 DEFAULT_TARGET = "127.0.0.1:50051"
+
+
+TOKEN, CA = "ESCALADE_TOKEN", "ESCALADE_TLS_CA"
+
+
+def connect(target: str) -> escalade.Client:
+    """Make a client with the credentials of the environment, if there are any.
+
+    `ESCALADE_TOKEN` is the bearer token; `ESCALADE_TLS_CA` a PEM file of the authority to trust,
+    which also switches TLS on. They are no options: what is typed stays in histories.
+    """
+    token, authority = os.environ.get(TOKEN) or None, os.environ.get(CA)
+    try:
+        tls = escalade.Tls(root_certificates=Path(authority).read_bytes()) if authority else False
+        return escalade.Client(target, token=token, tls=tls)
+    except OSError as error:
+        raise CommandError(f"{CA}: {authority} cannot be read: {error.strerror}.") from error
 
 
 def refused(error: escalade.EscaladeError, target: str) -> CommandError:

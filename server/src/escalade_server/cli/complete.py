@@ -8,7 +8,7 @@ import click
 
 import escalade
 from escalade_server.cli import output
-from escalade_server.cli.client import DEFAULT_TARGET, refused
+from escalade_server.cli.client import DEFAULT_TARGET, connect, refused
 
 
 @click.command("complete")
@@ -57,7 +57,7 @@ def command(
     told: list[str] = []
     on_event = _teller(told, None if as_json else sys.stderr)
     try:
-        with escalade.Client(target) as client:
+        with connect(target) as client:
             if stream and not as_json:
                 with client.stream(
                     text,

@@ -12,6 +12,7 @@ NAMES = (
     "serve",
     "simulate-providers",
     "status",
+    "token",
     "version",
 )
 
@@ -42,6 +43,8 @@ class Commands(click.Group):
                 from escalade_server.cli.simulate_providers import command
             case "status":
                 from escalade_server.cli.status import command
+            case "token":
+                from escalade_server.cli.token import command
             case "version":
                 from escalade_server.cli.version import command
             case _:

@@ -15,8 +15,8 @@ from rich.text import Text
 PLAIN_WIDTH = 240
 """Columns of a line without a terminal: a file is not wrapped."""
 _NANOS_PER_USD = 1_000_000_000
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Exit(IntEnum):
@@ -94,7 +94,7 @@ def bar(spent: int, held: int, limit: int, out: Console, width: int = 20) -> str
 
 
 class Duration(click.ParamType[float]):
-    """Seconds as `30s`, `500ms`, `2m`, `1h`, or a bare number."""
+    """Seconds as `30s`, `500ms`, `2m`, `1h`, `90d`, or a bare number."""
 
     name = "duration"
 
@@ -106,7 +106,7 @@ class Duration(click.ParamType[float]):
             return float(value)
         found = _DURATION.fullmatch(str(value).strip())
         if found is None:
-            self.fail(f"{value!r} is no duration; write 30s, 500ms, 2m or 1h", param, ctx)
+            self.fail(f"{value!r} is no duration; write 30s, 500ms, 2m, 1h or 90d", param, ctx)
         return float(found[1]) * _SECONDS[found[2] or "s"]
 
 

@@ -16,6 +16,21 @@ PORT_MAX = 65_535
 @click.option("--strategy", required=True, type=click.Path(), help="The strategy file.")
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="Port 0: any free one.")
 @click.option("--state", help="File of the ledger.  [default: escalade.sqlite3]")
+@click.option(
+    "--tls-cert", type=click.Path(), help="PEM chain of the server; renewed when it changes."
+)
+@click.option("--tls-key", type=click.Path(), help="Its key, PEM, not encrypted.")
+@click.option("--tls-client-ca", type=click.Path(), help="Callers show a certificate of this CA.")
+@click.option(
+    "--auth",
+    type=click.Choice(["auto", "required", "optional"]),
+    default="auto",
+    show_default=True,
+    help="Must callers be known? auto: not on loopback without agents and tokens.",
+)
+@click.option(
+    "--allow-insecure", is_flag=True, help="Other machines: plaintext, or --auth optional."
+)
 @click.option("--reflection", is_flag=True, help="Describe the API to tools such as grpcurl.")
 @click.option(
     "--grace",
@@ -37,6 +52,11 @@ def command(
     strategy: str,
     listen: str,
     state: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_client_ca: str | None,
+    auth: bootstrap.Authentication,
+    allow_insecure: bool,
     reflection: bool,
     grace: float,
     log: bootstrap.Format | None,
@@ -50,6 +70,9 @@ def command(
         host=host,
         port=port,
         state=state,
+        tls=_tls(tls_cert, tls_key, tls_client_ca),
+        auth=auth,
+        allow_insecure=allow_insecure,
         reflection=reflection,
         grace_s=grace,
         log_format=log,
@@ -61,6 +84,14 @@ def command(
         raise CommandError(f"{strategy} does not load:\n{errors}") from errors
     except StartError as error:
         raise CommandError(f"{error}.") from error
+
+
+def _tls(cert: str | None, key: str | None, client_ca: str | None) -> bootstrap.TlsFiles | None:
+    if cert and key:
+        return bootstrap.TlsFiles(cert, key, client_ca)
+    if cert or key or client_ca:
+        raise click.UsageError("TLS needs both --tls-cert and --tls-key")
+    return None
 
 
 def _address(listen: str) -> tuple[str, int]:
@@ -96,6 +127,7 @@ def _as_json(running: Running) -> dict[str, object]:
         "strategy": loaded.file,
         "state": running.state,
         "ledger_is_new": running.ledger_is_new,
+        "nobody_known": running.nobody_known,
         "layers": [
             {
                 "name": layer.name,
@@ -133,6 +165,8 @@ def _say(running: Running) -> None:
     if running.ledger_is_new:
         loud = f"NEW, EMPTY LEDGER in {running.state}: every quota and cap counts from zero."
         output.say(out, loud, "bold red")
+    if running.nobody_known:
+        output.say(out, f"{bootstrap.NOBODY_KNOWN}.", "bold yellow")
     output.say(out, f"Listening on {running.target}", "bold green")
     out.file.flush()
 

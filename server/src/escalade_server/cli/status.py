@@ -16,7 +16,7 @@ from escalade.v1.operations_service_pb2 import (
     ModelStatus,
 )
 from escalade_server.cli import output
-from escalade_server.cli.client import DEFAULT_TARGET, refused
+from escalade_server.cli.client import DEFAULT_TARGET, connect, refused
 
 TIMEOUT_S = 10.0
 TIME = "%m-%d %H:%M"
@@ -32,7 +32,7 @@ OK = VerdictClass.VERDICT_CLASS_OK
 def command(*, target: str, as_json: bool) -> None:
     """Show layers, models, quotas and caps of a running server."""
     try:
-        with escalade.Client(target) as client:
+        with connect(target) as client:
             status = client.status(timeout=TIMEOUT_S)
     except escalade.EscaladeError as error:
         raise refused(error, target) from error

@@ -19,6 +19,7 @@ def limited(request: Request, catalog: Catalog) -> Request:
     demand = max(task.data_demand, agent.data_demand, key=lambda each: each.value)
     return replace(
         request,
+        trusted_reports=agent.trusted_reports,
         task=task if demand is task.data_demand else replace(task, data_demand=demand),
         constraints=replace(
             limits,

@@ -76,6 +76,10 @@ class DataPolicy(Enum):
     TRAINS = "trains"
 
 
+DEFAULT_ACCOUNT = "default"
+"""The account of a provider with one key."""
+
+
 class AbsenceKind(Enum):
     """Why a model of the file cannot be called by this server."""
 

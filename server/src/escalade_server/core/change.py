@@ -1,6 +1,6 @@
 """Changes of the selected model in words and reasons: escalations and fallbacks (R20)."""
 
-from escalade_server.core import walk
+from escalade_server.core import walk, words
 from escalade_server.core.attempt import Live
 from escalade_server.core.catalog import Layer
 from escalade_server.core.diary import Diary
@@ -31,12 +31,12 @@ def escalation(diary: Diary, to: Layer, skips: tuple[Skip, ...]) -> Escalated:
     blamed = look.assessment.start_layer if down and not begun else left
     first = next((s for s in skips if s.layer == blamed and s.model), None)
     if failed is not None:
-        reason, detail = _reason_of(failed), f"{failed.model.id} {failed.detail}"
+        reason, detail = _reason_of(failed), f"{words.name(failed.model)}: {failed.detail}"
     elif not begun and look.origin and not down:
         kind, reason, detail = EscalationKind.INITIAL, look.initial, look.initial_detail
     elif first is not None and first.model:
         reason = walk.reason_of(first.verdict)
-        detail = f"{first.model.id} {_had(first)}"
+        detail = f"{words.name(first.model)}{_had(first)}"
     else:
         detail = f"no model of {left} is available"
     passed = [s for s in skips if s is not first and s.layer not in (left, to.name)]
@@ -103,10 +103,10 @@ def _reason_of(failed: AttemptRecord) -> EscalationReason:
 
 def _had(skip: Skip) -> str:
     full = skip.verdict.cause.value in ("window_full", "cap_spent", "held")
-    return f"had {skip.verdict.detail}" if full else skip.verdict.detail
+    return f" had {skip.verdict.detail}" if full else f": {skip.verdict.detail}"
 
 
 def _passed(skip: Skip) -> str:
     if skip.model is None:
         return f"{skip.layer} ({skip.verdict.detail})"
-    return f"{skip.model.id} ({_had(skip)})"
+    return f"{words.name(skip.model)}{_had(skip)}"

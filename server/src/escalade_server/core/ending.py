@@ -12,9 +12,10 @@ from escalade_server.core.facts import ErrorReason, EscalationReason, Failed, Fi
 from escalade_server.core.failure import NEVER_MS, Failure, FailureClass
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.standing import Cause, Standing, VerdictClass
-from escalade_server.core.task import FinishReason, Usage
+from escalade_server.core.task import FinishReason, Request, Usage
 from escalade_server.core.trace import (
     Answer,
+    Assessment,
     AttemptRecord,
     AttemptStatus,
     Headroom,
@@ -106,8 +107,8 @@ def _callable(skip: Skip) -> bool:
 
 
 def _line(skip: Skip) -> str:
-    name = skip.model.id if skip.model else skip.layer
-    return f"{name} {skip.verdict.detail}".rstrip()
+    name = words.name(skip.model) if skip.model else skip.layer
+    return f"{name}: {skip.verdict.detail}" if skip.verdict.detail else name
 
 
 def headroom(candidate: Candidate, standing: Standing, now_ms: int) -> tuple[Headroom, ...]:
@@ -134,6 +135,20 @@ def failed(diary: Diary, why: NoWay, now_ms: int) -> Failed:
     """End without an answer, with the precise reason and the instant to come back."""
     told = report(diary, now_ms, earliest_ms=why.retry_at_ms, failed=why.detail)
     return Failed(why.reason, why.detail, told, why.retry_at_ms, why.metadata)
+
+
+def mistaken(request: Request, mistake_id: str, now_ms: int) -> Failed:
+    """End for a mistake of ours; nothing of the task's own state is believed any more (P5)."""
+    nothing = Assessment(0, 0, 0, 0, 0, None, stated=False, type="", estimated=(),
+                         target_layer="", start_layer="")  # fmt: skip
+    told = Report(
+        request_id=request.id, assessment=nothing, requested_model="", selected=None,
+        answered=None, layer_path=(), attempts=(), skips=(), usage=Usage(), list_nanos=0,
+        charged_nanos=0, baseline_model="", baseline_nanos=None, started_ms=now_ms,
+        ended_ms=now_ms, story=f"The service made a mistake: {mistake_id}",
+    )  # fmt: skip
+    why = "the service made a mistake; every call was booked at its reserve"
+    return Failed(ErrorReason.BUG, why, told, metadata=(("id", mistake_id),))
 
 
 def report(
@@ -204,11 +219,11 @@ def story(
         did = "downgraded" if down else "escalated"
         parts.append(f"{escalation.detail}, so {did} to {escalation.to_layer}")
     fell = [a for a in failures if a.number not in told]
-    parts[1:1] = [f"{a.model.id} failed ({_why(a.failure, a.detail)})" for a in fell]
+    parts[1:1] = [f"{words.name(a.model)} failed ({_why(a.failure, a.detail)})" for a in fell]
     took = f"{(now_ms - diary.started_ms) / 1000:.1f} s"
     if winner is None:
         return f"{'; '.join(parts)}; {failed or 'no answer'}, after {took}"
-    parts.append(f"answered by {winner.model.id}")
+    parts.append(f"answered by {words.name(winner.model)}")
     paid = [a.list_nanos for a in diary.attempts if a.model.is_paid]
     figures = f"{took}, {words.usd(sum(paid)) if any(paid) or winner.model.is_paid else 'free'}"
     baseline = diary.catalog.baseline

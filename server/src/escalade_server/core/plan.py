@@ -77,8 +77,8 @@ def points(micro: int) -> int | float:
 
 
 def name_of(model: Model) -> str:
-    """Name a model as people do."""
-    return f"{model.provider}/{model.id}"
+    """Name a model as people do, with its account where the provider has several."""
+    return f"{model.provider}/{words.name(model)}"
 
 
 def is_ok(verdict: Verdict) -> bool:

@@ -1,6 +1,6 @@
 """Figures and counters in words, the same everywhere a person reads them."""
 
-from escalade_server.core.catalog import Counter, Period, Unit
+from escalade_server.core.catalog import DEFAULT_ACCOUNT, Counter, Model, Period, Unit
 from escalade_server.core.money import NANOS_PER_USD
 
 _THIS = {
@@ -23,6 +23,16 @@ def usd(nanos: int) -> str:
 def points(micro: int) -> str:
     """Write micro-points as points with one decimal: the score people read."""
     return f"{micro / 1_000_000:.1f}"
+
+
+def name(model: Model) -> str:
+    """Name a model as the file does, with its account where the provider has several."""
+    return f"{model.id}{on_account(model)}"
+
+
+def on_account(model: Model) -> str:
+    """Say on which account a model is, where the provider has several."""
+    return "" if model.account == DEFAULT_ACCOUNT else f" ({model.account})"
 
 
 def used(counter: Counter, total: int) -> str:

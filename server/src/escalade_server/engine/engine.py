@@ -7,11 +7,29 @@ import asyncio
 from dataclasses import replace
 
 from escalade_server.core.agents import limited
-from escalade_server.core.catalog import Catalog
+from escalade_server.core.catalog import Catalog, Model
+from escalade_server.core.commands import SetBench
+from escalade_server.core.events import OutcomeReported
+from escalade_server.core.failure import Failure
+from escalade_server.core.plan import Plan, plan
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Request
 from escalade_server.engine.health import Health
-from escalade_server.engine.ports import Caller, Clock, Entropy, Observer, Providers, Spend, Store
+from escalade_server.engine.late import Booked, correct
+from escalade_server.engine.mistakes import LoopMistakes
+from escalade_server.engine.ports import (
+    Caller,
+    Classifier,
+    Clock,
+    Entropy,
+    Mistakes,
+    Observer,
+    Providers,
+    RawEvidence,
+    Spend,
+    Store,
+    StoreError,
+)
 from escalade_server.engine.run import Run
 
 
@@ -27,13 +45,21 @@ class Engine:
         clock: Clock,
         entropy: Entropy,
         observer: Observer,
+        classifier: Classifier,
+        mistakes: Mistakes | None = None,
     ) -> None:
-        """Keep the parts; nothing starts before the first task."""
+        """Keep the parts; nothing starts before the first task.
+
+        ``mistakes`` takes mistakes of ours; by default the event loop's exception handler does.
+        """
         self.catalog, self.store, self.providers = catalog, store, providers
         self.clock, self.entropy, self.observer = clock, entropy, observer
         self.health = Health(catalog.rules)
         self.drains = 0
-        self._runs = set[Run]()
+        self.classifier = classifier
+        self.mistakes = mistakes or LoopMistakes(entropy)
+        self._runs: dict[str, Run] = {}
+        self._heeded: set[asyncio.Future[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -43,10 +69,59 @@ class Engine:
         Every task comes through here, so none escapes the limits of its agent.
         """
         run = Run(self, limited(request, self.catalog), caller, self.entropy.task_id())
-        self._runs.add(run)
+        self._runs[run.task_id] = run
         self._idle.clear()
         run.begin()
         return run
+
+    def plan(self, request: Request) -> Plan:
+        """Work out where a task would go, and reserve nothing (R31)."""
+        request = limited(request, self.catalog)
+        return plan(self.catalog, request, self.standing(), self.clock.now_ms())
+
+    def classify(self, model: Model, evidence: RawEvidence) -> Failure:
+        """Say what a caller's raw evidence means (R33)."""
+        return self.classifier.classify(model, evidence, self.clock.now_ms())
+
+    async def report(
+        self,
+        reservation_id: str,
+        outcome: OutcomeReported,
+        agent: str,
+        evidence: RawEvidence | None = None,
+    ) -> Booked:
+        """Take a report from outside a stream: a running task goes on by it, else books change.
+
+        ``evidence`` is what the failure of the outcome is to be read from.
+
+        Raises:
+            ReservationUnknownError: the caller has no such reservation to report on.
+            OutcomeConflictError: another report of the attempt was booked before.
+            StoreError: the books cannot be reached; try again.
+        """
+        run = self._runs.get(reservation_id.partition(".")[0])
+        told = run.open_for(agent, reservation_id) if run is not None else None
+        if run is not None and told is not None:
+            known = outcome._replace(attempt=told.attempt)
+            if evidence is not None:
+                known = known._replace(failure=self.classify(told.model, evidence))
+            run.report(known)  # its settlement is ordered before the look at the books
+        return await correct(self, reservation_id, outcome, agent, evidence)
+
+    def heed(self, order: SetBench) -> None:
+        """Set aside, in the background, what a good answer says is used up (P14).
+
+        A cooldown that is not kept is no fault: the provider will refuse, and be believed.
+        """
+        work = asyncio.ensure_future(self.store.bench(order, self.clock.now_ms()))
+        self._heeded.add(work)
+        work.add_done_callback(self._forget_heeded)
+
+    def _forget_heeded(self, work: "asyncio.Future[None]") -> None:
+        self._heeded.discard(work)
+        error = None if work.cancelled() else work.exception()
+        if isinstance(error, Exception) and not isinstance(error, StoreError):
+            self.mistakes(error)
 
     @property
     def running(self) -> int:
@@ -55,7 +130,7 @@ class Engine:
 
     def forget(self, run: Run) -> None:
         """Take a run that is closed off the list."""
-        self._runs.discard(run)
+        self._runs.pop(run.task_id, None)
         if not self._runs:
             self._idle.set()
 

@@ -1,8 +1,9 @@
 """What the engine needs of the world. Adapters implement these; ``bootstrap`` hands them over."""
 
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from enum import Enum
+from typing import NamedTuple, Protocol
 
 from escalade_server.core.catalog import Counter, Model, Rank
 from escalade_server.core.commands import CallModel, Reserve, SetBench, Settle
@@ -49,6 +50,33 @@ class Spend:
     ends_ms: int
 
 
+class Booking(Enum):
+    """How far the books of a reservation are."""
+
+    OPEN = "open"
+    ASSUMED = "assumed"
+    """Booked at the reserve; being told the usage corrects it once (R32)."""
+    SETTLED = "settled"
+
+
+class Kept(NamedTuple):
+    """What a store remembers of one reservation; amounts reserved, and booked so far."""
+
+    reservation_id: str
+    model_key: str
+    agent: str
+    routed: bool
+    """Its caller calls the model itself, and may report."""
+    state: Booking
+    digest: str
+    """Of the report that was booked; empty before any."""
+    admitted_ms: int
+    reserved_tokens: int
+    reserved_nanos: int
+    tokens: int = 0
+    nanos: int = 0
+
+
 class Store(Protocol):
     """Shared state behind one face: counters, reservations, cooldowns.
 
@@ -77,8 +105,13 @@ class Store(Protocol):
     def settle(self, order: Settle, now_ms: int) -> Awaitable[None]:
         """Book a reservation in its windows of admission; done means durable.
 
-        A second settlement of the same id books only the difference, or nothing.
+        A second settlement of the same id books only the difference, or nothing. A report is
+        booked once: with a second one nothing changes (R32).
         """
+        ...
+
+    def find(self, reservation_id: str) -> Awaitable[Kept | None]:
+        """Look a reservation up, as it stands after every earlier order; None: never or no more."""
         ...
 
     def bench(self, order: SetBench, now_ms: int) -> Awaitable[None]:
@@ -170,14 +203,54 @@ class Providers(Protocol):
         ...
 
 
+class TransportFault(Enum):
+    """How a caller's own transport to a provider failed (R33)."""
+
+    CONNECT = "connect"
+    DNS = "dns"
+    TLS = "tls"
+    RESET = "reset"
+    TIMEOUT = "timeout"
+    PROTOCOL = "protocol"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RawEvidence:
+    """A failure as a caller saw it. No repr: the body may quote the prompt.
+
+    ``http_status`` is 0 without a response; header names are in lower case.
+    """
+
+    http_status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    fault: TransportFault | None = None
+
+
+class Classifier(Protocol):
+    """Says what raw evidence means (R33)."""
+
+    def classify(self, model: Model, evidence: RawEvidence, now_ms: int) -> Failure:
+        """Class a failure of a model's call. Total: unknown is UNKNOWN, never guessed."""
+        ...
+
+
+class Mistakes(Protocol):
+    """Takes a mistake of ours to where an operator sees it, under the id the caller is told."""
+
+    def __call__(self, error: Exception) -> str:
+        """Record it; answer the opaque id. Never raises."""
+        ...
+
+
 class Observer(Protocol):
     """Watches. Must neither block nor raise; told after the caller is."""
 
-    def fact(self, request: Request, fact: Fact, now_ms: int) -> None:
+    def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
         """See one announced fact."""
         ...
 
-    def ended(self, request: Request, outcome: Outcome) -> None:
+    def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         """See the one ending of a task, with its record."""
         ...
 

@@ -3,6 +3,7 @@
 Rules of the file:
 1. ``feed`` is the only way in, and it never blocks: a command starts work, its end is an event.
 2. A run outlives its caller: it ends when the cascade is closed, that is, all is settled (P4).
+3. A mistake of ours ends the task too: calls are cancelled, and what is reserved is booked in full.
 """
 
 import asyncio
@@ -11,12 +12,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
 
+from escalade_server.core import ending
 from escalade_server.core.cascade import Cascade
-from escalade_server.core.catalog import Catalog
+from escalade_server.core.catalog import Billing, Catalog
 from escalade_server.core.commands import (
     Announce,
     CallModel,
     CancelCall,
+    Candidate,
     Command,
     Deliver,
     End,
@@ -29,6 +32,9 @@ from escalade_server.core.events import (
     AttemptFailed,
     CallerLeft,
     Event,
+    LeaseExtended,
+    OutcomeReported,
+    ReportsEnded,
     ReservationDenied,
     Reserved,
     Settled,
@@ -38,14 +44,15 @@ from escalade_server.core.events import (
     StreamEnded,
     TimePassed,
 )
-from escalade_server.core.facts import Finished, Outcome
+from escalade_server.core.facts import Finished, Outcome, Selected
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.standing import Standing
-from escalade_server.core.task import Request
+from escalade_server.core.task import Basis, Delivery, Request
 from escalade_server.engine.health import Health
 from escalade_server.engine.ports import (
     Caller,
     Clock,
+    Mistakes,
     Observer,
     ProviderFailure,
     Providers,
@@ -68,6 +75,7 @@ class Shell(Protocol):
     store: Store
     providers: Providers
     observer: Observer
+    mistakes: Mistakes
     health: Health
     drains: int
 
@@ -86,6 +94,7 @@ class Run:
     def __init__(self, shell: Shell, request: Request, caller: Caller, task_id: str) -> None:
         """Prepare a run; ``begin`` starts it."""
         self._shell, self._request, self._caller = shell, request, caller
+        self.task_id = task_id
         self._cascade = Cascade(shell.catalog, request, task_id)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, asyncio.Task[None]] = {}
@@ -94,6 +103,14 @@ class Run:
         self._timer_ms = 0
         self._draining = False
         self._forgotten = False
+        self._ended = False
+        self._mistaken = False
+        self._asking = False
+        """A reservation is on its way."""
+        self._granted: dict[int, tuple[str, Candidate]] = {}
+        """Reservations that are not settled yet, by attempt."""
+        self._selected: Selected | None = None
+        """What the caller was told to call itself and has not reported on (R32)."""
 
     def begin(self) -> None:
         """Start the task."""
@@ -103,8 +120,35 @@ class Run:
         """Tell that the caller is gone, for whatever cause; the books are still closed (P3)."""
         self.feed(CallerLeft())
 
+    def report(self, outcome: OutcomeReported) -> None:
+        """Take the caller's word on an attempt that it called itself (R32)."""
+        self.feed(outcome)
+
+    def extend(self, attempt: int) -> None:
+        """Extend the lease of that attempt."""
+        self.feed(LeaseExtended(attempt))
+
+    def end_reports(self) -> None:
+        """Tell that the caller will not report any more, but still listens (R31)."""
+        self.feed(ReportsEnded())
+
+    def open_for(self, agent: str, reservation_id: str) -> Selected | None:
+        """Answer the attempt with this reservation, if its caller is that agent and may report."""
+        told = self._selected
+        if told is None or told.reservation_id != reservation_id or self._request.agent != agent:
+            return None
+        return told
+
     def feed(self, event: Event) -> None:
-        """Give one event to the cascade and do what it orders."""
+        """Give one event to the cascade and do what it orders. Never raises."""
+        if self._mistaken:
+            return
+        try:
+            self._feed(event)
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends one task, with its books
+            self._make_amends(error)
+
+    def _feed(self, event: Event) -> None:
         now_ms = self._shell.clock.now_ms()
         for command in self._cascade.handle(event, now_ms=now_ms):
             self._obey(command, now_ms)
@@ -148,8 +192,10 @@ class Run:
             case CancelCall(attempt, drain):
                 self._cancel(attempt, drain=drain)
             case Announce(fact):
+                if isinstance(fact, Selected) and self._request.delivery is Delivery.ROUTE:
+                    self._selected = fact
                 self._caller.announce(fact)
-                shell.observer.fact(self._request, fact, now_ms)
+                shell.observer.fact(self.task_id, self._request, fact, now_ms)
             case Settle():
                 self._settle(command, now_ms)
             case SetBench():
@@ -164,18 +210,28 @@ class Run:
     def _reserve(self, order: Reserve, now_ms: int) -> None:
         def done(future: "asyncio.Future[Reserved | ReservationDenied]") -> None:
             error = _error(future)
+            self._asking = False
             if error is None:
                 answer = future.result()
                 if isinstance(answer, ReservationDenied):  # the store knows no circuits
                     answer = replace(answer, standing=self._shell.standing())
+                else:
+                    self._granted[order.attempt] = order.reservation_id, _taken(order, answer)
+                if self._mistaken:  # granted too late: nothing was sent
+                    self._book_the_rest(sent=False)
                 self.feed(answer)
             else:
+                self._close_amended()
                 self.feed(StoreFailed(order.attempt, _in_words(error)))
 
+        self._asking = True
         work = self._shell.store.reserve(order, now_ms)
         asyncio.ensure_future(work).add_done_callback(done)
 
     def _settle(self, order: Settle, now_ms: int) -> None:
+        if self._selected is not None and self._selected.attempt == order.attempt:
+            self._selected = None
+
         def done(future: "asyncio.Future[None]") -> None:
             error = _error(future)
             if error is None:
@@ -184,6 +240,7 @@ class Run:
                 self.feed(SettleFailed(order.attempt, _in_words(error)))
 
         asyncio.ensure_future(self._shell.store.settle(order, now_ms)).add_done_callback(done)
+        self._granted.pop(order.attempt, None)
 
     def _keep(self, work: Awaitable[None]) -> None:
         """Hold on to background work until it is done; a cooldown that is not kept is no fault."""
@@ -192,6 +249,7 @@ class Run:
 
         def done(future: "asyncio.Future[None]") -> None:
             self._works.discard(future)
+            self._close_amended()
             if not isinstance(_error(future), StoreError | asyncio.CancelledError | None):
                 future.result()
 
@@ -234,8 +292,39 @@ class Run:
         if isinstance(outcome, Finished) and outcome.report.answered is not None:
             used = outcome.report.attempts[-1].usage.output_tokens
             self._shell.health.answered(outcome.report.answered.key, used)
+        self._ended = True
         self._caller.end(outcome)
-        self._shell.observer.ended(self._request, outcome)
+        self._shell.observer.ended(self.task_id, self._request, outcome)
+
+    def _make_amends(self, error: Exception) -> None:
+        """After a mistake of ours: tell it, cancel every call, and book what is reserved (P5)."""
+        self._mistaken, shell = True, self._shell
+        mistake_id = shell.mistakes(error)
+        for call in self._calls.values():
+            call.cancel()
+        if not self._ended:
+            now_ms = shell.clock.now_ms()
+            try:
+                self._end(ending.mistaken(self._request, mistake_id, now_ms))
+            except Exception as worse:  # noqa: BLE001 - the caller's side is what is broken
+                shell.mistakes(worse)
+        self._book_the_rest(sent=True)
+
+    def _book_the_rest(self, *, sent: bool) -> None:
+        """Settle, without the cascade, what is granted; then the run is closed."""
+        for attempt, (id_, candidate) in self._granted.items():
+            order = Settle(id_, attempt, 0, 0, 0, 0, Basis.NONE)
+            if sent:
+                nanos, tokens = candidate.nanos, candidate.tokens
+                charged = nanos if candidate.model.billing is Billing.METERED else 0
+                order = Settle(id_, attempt, 1, tokens, nanos, charged, Basis.RESERVED)
+            self._keep(self._shell.store.settle(order, self._shell.clock.now_ms()))
+        self._granted.clear()
+        self._close_amended()
+
+    def _close_amended(self) -> None:
+        if self._mistaken and not (self._works or self._asking):
+            self._close()
 
     def _close(self) -> None:
         if self._forgotten:
@@ -254,6 +343,10 @@ class Run:
 def _error(future: "asyncio.Future[T]") -> BaseException | None:
     """Say what a future failed with; a cancelled one has failed, too."""
     return asyncio.CancelledError() if future.cancelled() else future.exception()
+
+
+def _taken(order: Reserve, answer: Reserved) -> Candidate:
+    return next(c for c in order.candidates if c.model.position == answer.position)
 
 
 def _in_words(error: BaseException) -> str:

@@ -67,4 +67,4 @@ class AnthropicMessages:
         """Say what a non-2xx answer means; ``headers`` have lower-case names."""
         provider = candidate.model.provider
         evidence = error_body.read(status, headers, body)
-        return signals.judge(vendor_of(provider, self.name), provider, evidence, now_ms)
+        return signals.judge(vendor_of(provider, self.name), evidence, now_ms)

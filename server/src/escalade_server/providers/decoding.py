@@ -201,14 +201,13 @@ class AnswerDecoder(ABC):
     def _judge(self, evidence: Evidence) -> None:
         model = self._candidate.model
         vendor = vendor_of(model.provider, model.dialect)
-        self._end(judge(vendor, model.provider, evidence, self._now_ms))
+        self._end(judge(vendor, evidence, self._now_ms))
 
     def _break_json(self) -> None:
         self._break("JSON that is not as agreed", "invalid_json")
 
     def _break(self, what: str, code: str) -> None:
-        detail = f"{self._candidate.model.provider}: {what} ({code})"
-        self._end(Failure(FailureClass.PROTOCOL, detail, code=code))
+        self._end(Failure(FailureClass.PROTOCOL, f"{what} ({code})", code=code))
 
     def _end(self, failure: Failure) -> None:
         self.finished = True

@@ -1,14 +1,16 @@
 """One account of a provider as the engine sees it: a codec's bytes over HTTP, and how they end."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from escalade_server.core.commands import CallModel, Candidate
+from escalade_server.core.catalog import Model
+from escalade_server.core.commands import CallModel, Candidate, SetBench
 from escalade_server.core.events import ChunkArrived
 from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.standing import Bench
 from escalade_server.core.task import Request
 from escalade_server.engine.ports import Clock, ProviderFailure
 from escalade_server.providers.codec import Codec, Decoder, Endpoint, WireRequest
@@ -19,6 +21,9 @@ from escalade_server.providers.http import (
     TransportFailure,
     TransportKind,
 )
+from escalade_server.providers.resets import ResetHeader, is_none_left, used_up_ms
+from escalade_server.providers.signal_tables import vendor_of
+from escalade_server.providers.signals import is_long_wait
 
 ERROR_BODY_MS: Final = 2_000
 """How long the body of an error may take; its status is known already."""
@@ -41,6 +46,27 @@ CLASSES: Final[Mapping[TransportKind, FailureClass]] = MappingProxyType(
 )
 """What a failure below HTTP means; total over its kinds."""
 
+WORDS: Final[Mapping[TransportKind, str]] = MappingProxyType(
+    {
+        _K.REQUEST: "the request cannot be sent",
+        _K.CONNECT: "it cannot be reached",
+        _K.TLS: "no secure connection",
+        _K.TIMEOUT: "no connection in time",
+        _K.RESET: "the connection was reset",
+        _K.CUT: "the answer was cut off",
+        _K.PROTOCOL: "the answer was not HTTP as agreed",
+        _K.REDIRECT: "the answer led elsewhere",
+    }
+)
+"""The same for people, who read the model's name beside it."""
+
+Heed = Callable[[SetBench], None]
+"""Takes what is to be set aside, and returns at once."""
+
+
+def ignore(_order: SetBench) -> None:
+    """Heed nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class DialectProvider:
@@ -51,6 +77,15 @@ class DialectProvider:
     http: HttpClient
     clock: Clock
     connect_timeout_ms: int = CONNECT_TIMEOUT_MS
+    heed: Heed = ignore
+    """Told of limits that good answers say are used up (P14)."""
+    limits: tuple[ResetHeader, ...] = field(init=False)
+    """Where this vendor writes what is left."""
+
+    def __post_init__(self) -> None:
+        """Look the vendor up once."""
+        vendor = vendor_of(self.endpoint.provider, self.codec.name)
+        object.__setattr__(self, "limits", vendor.reset_headers)
 
     async def call(self, order: CallModel, request: Request) -> AsyncGenerator[ChunkArrived, None]:
         """Yield one event per upstream read; closing or cancelling aborts the connection (R25).
@@ -67,6 +102,7 @@ class DialectProvider:
                 failure = await self._refusal(response, candidate)
                 is_over = True
                 raise ProviderFailure(failure)
+            self._look_at_limits(response, candidate.model)
             decoder = self.codec.decoder(
                 candidate,
                 order.attempt,
@@ -105,6 +141,17 @@ class DialectProvider:
             failure = self._failure(broken)
         raise ProviderFailure(failure)
 
+    def _look_at_limits(self, response: HttpResponse, model: Model) -> None:
+        """Set the model aside if this answer took the last of a limit; their view beats ours."""
+        if not any(is_none_left(response.header(limit.remaining)) for limit in self.limits):
+            return
+        now_ms = self.clock.now_ms()
+        until_ms = used_up_ms(response.headers, self.limits, now_ms)
+        if until_ms is not None and until_ms > now_ms:
+            cls = _C.QUOTA_WINDOW if is_long_wait(until_ms, now_ms) else _C.RATE_SHORT
+            bench = Bench(until_ms, cls, "its last answer said that nothing is left until then")
+            self.heed(SetBench(model.key, bench))
+
     async def _refusal(self, response: HttpResponse, candidate: Candidate) -> Failure:
         try:
             async with asyncio.timeout(ERROR_BODY_MS / 1_000):
@@ -114,8 +161,9 @@ class DialectProvider:
         now_ms = self.clock.now_ms()
         return self.codec.classify(candidate, response.status, response.headers, body, now_ms)
 
-    def _failure(self, broken: TransportFailure) -> Failure:
-        detail = f"{self.endpoint.provider}: {broken.detail}"
+    @staticmethod
+    def _failure(broken: TransportFailure) -> Failure:
+        detail = WORDS[broken.kind] + (f" ({broken.detail})" if broken.detail else "")
         return Failure(CLASSES[broken.kind], detail, code=broken.kind.value, sent=broken.sent)
 
 

@@ -63,4 +63,4 @@ class GeminiContent:
         """Say what a non-2xx answer means; ``headers`` have lower-case names."""
         provider = candidate.model.provider
         evidence = beside_the_window(error_body.read(status, headers, body), candidate)
-        return signals.judge(vendor_of(provider, self.name), provider, evidence, now_ms)
+        return signals.judge(vendor_of(provider, self.name), evidence, now_ms)

@@ -8,6 +8,7 @@ answer: the sole time limit here is the one for connecting.
 
 import asyncio
 import errno
+import os
 import re
 import ssl
 from collections.abc import Iterable, Mapping
@@ -58,12 +59,13 @@ class TransportFailure(Exception):
 
     Attributes:
         kind: what broke.
-        detail: for people; never holds a URL, a header value or content.
+        detail: what is known beyond the kind, for people, or nothing; never holds a URL, a header
+            value, content or a name of a class.
         sent: False only if it is known that no byte of the request left this process.
     """
 
     def __init__(self, kind: TransportKind, detail: str, *, sent: bool) -> None:
-        super().__init__(detail)
+        super().__init__(f"{kind.value}: {detail}" if detail else kind.value)
         self.kind = kind
         self.detail = detail
         self.sent = sent
@@ -222,6 +224,10 @@ class HttpResponse:
             joined[key] = f"{joined[key]}, {text}" if key in joined else text
         return joined
 
+    def header(self, name: str) -> str:
+        """One header's first value, or nothing; far cheaper than all of them."""
+        return self._response.headers.get(name, "")
+
     async def read(self) -> bytes:
         """Return what has arrived, waiting only if that is nothing; b"" is the regular end.
 
@@ -341,7 +347,7 @@ class HttpClient:
                 # An answer to nothing: it is another call's, sent twice or too long (U22).
                 response.close(abort=True)
                 failure = TransportFailure(
-                    TransportKind.RESET, "reset: the pooled connection was spoilt", sent=False
+                    TransportKind.RESET, "a connection from the pool was spoilt", sent=False
                 )
             if failure.sent or failure.kind is not TransportKind.RESET:
                 break
@@ -384,16 +390,18 @@ def _failure(error: BaseException, *, sent: bool) -> TransportFailure:
     kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
     if kind in _NEVER_SENT or isinstance(error, aiohttp.ConnectionTimeoutError):
         sent = False
-    return TransportFailure(kind, _detail(kind, error), sent=sent)
+    return TransportFailure(kind, _detail(error), sent=sent)
 
 
-def _detail(kind: TransportKind, error: BaseException) -> str:
-    """Say what happened in words of ours, an error's number, or a certificate's fault."""
-    words = f"{kind.value}: {type(error).__name__}"
+def _detail(error: BaseException) -> str:
+    """Say what the kind does not: a certificate's fault, or the system's words for its error."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name is not known to DNS"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         certificate = error.certificate_error
         if isinstance(certificate, ssl.SSLCertVerificationError):
-            words += f" ({certificate.verify_message})"
-    elif isinstance(error, OSError) and (name := errno.errorcode.get(error.errno or 0)):
-        words += f" ({name})"
-    return words
+            return certificate.verify_message
+    if not isinstance(error, OSError) or isinstance(error, aiohttp.ClientSSLError):
+        return ""  # TLS has numbers of its own
+    number = error.errno or errno.ECONNRESET
+    return "" if number == errno.ECONNRESET else os.strerror(number).lower()

@@ -6,7 +6,7 @@ Units differ by provider (provider-signals, parsing rule 4); whatever is read is
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -110,15 +110,32 @@ def header_ms(
     An instant out of bounds is a unit misread, so it counts as missing: believing it would set
     the model aside for a month.
     """
-    used_up: list[int] = []
-    open_: list[int] = []
+    used_up = used_up_ms(headers, resets, now_ms)
+    return min(_stated(headers, resets, now_ms), default=None) if used_up is None else used_up
+
+
+def used_up_ms(
+    headers: Mapping[str, str], resets: tuple[ResetHeader, ...], now_ms: int
+) -> int | None:
+    """When every limit of which nothing is left has reset; None: something is left of each."""
+    empty = tuple(header for header in resets if is_none_left(headers.get(header.remaining, "")))
+    return max(_stated(headers, empty, now_ms), default=None)
+
+
+def is_none_left(remaining: str) -> bool:
+    """Whether a header says that nothing is left."""
+    left = _number(remaining)
+    return left is not None and left <= 0
+
+
+def _stated(
+    headers: Mapping[str, str], resets: tuple[ResetHeader, ...], now_ms: int
+) -> Iterator[int]:
+    """The instants that headers name, but for those out of bounds."""
     for header in resets:
         instant = _instant(headers.get(header.reset, ""), header.unit, now_ms)
         if instant is not None and instant <= now_ms + AHEAD_MS_MAX:
-            left = _number(headers.get(header.remaining, ""))
-            empty = left is not None and left <= 0
-            (used_up if empty else open_).append(_clamp(instant, now_ms))
-    return max(used_up) if used_up else min(open_, default=None)
+            yield _clamp(instant, now_ms)
 
 
 def window_end_ms(window: Window, now_ms: int) -> int | None:

@@ -123,7 +123,7 @@ class Vendor:
         object.__setattr__(self, "rules", tuple(ordered))
 
 
-def judge(vendor: Vendor, provider: str, evidence: Evidence, now_ms: int) -> Failure:
+def judge(vendor: Vendor, evidence: Evidence, now_ms: int) -> Failure:
     """Say what an error means. Total: what no row knows is UNKNOWN, never guessed."""
     if vendor.code_in_text and (found := vendor.code_in_text.search(evidence.text)):
         evidence = Evidence(
@@ -135,12 +135,12 @@ def judge(vendor: Vendor, provider: str, evidence: Evidence, now_ms: int) -> Fai
         )
     rule = next((rule for rule in vendor.rules if rule.fits(evidence)), None)
     if rule is None:
-        return _failure(provider, Rule(_C.UNKNOWN), evidence, None)
+        return _failure(Rule(_C.UNKNOWN), evidence, None)
     reset = _reset_ms(vendor, rule, evidence, now_ms) if rule.cls in _WAITS else None
-    return _failure(provider, rule, evidence, reset, is_long=_is_long(reset, now_ms))
+    return _failure(rule, evidence, reset, is_long=is_long_wait(reset, now_ms))
 
 
-def _is_long(reset_ms: int | None, now_ms: int) -> bool:
+def is_long_wait(reset_ms: int | None, now_ms: int) -> bool:
     """A wait of more than an hour is a used-up window, whatever it calls itself (P2)."""
     return reset_ms is not None and reset_ms - now_ms > resets.HOUR_MS
 
@@ -163,9 +163,12 @@ def _reset_ms(vendor: Vendor, rule: Rule, evidence: Evidence, now_ms: int) -> in
 
 
 def _failure(
-    provider: str, rule: Rule, evidence: Evidence, reset_ms: int | None, *, is_long: bool = False
+    rule: Rule, evidence: Evidence, reset_ms: int | None, *, is_long: bool = False
 ) -> Failure:
-    """Put it in our own words: of the error itself only words of our tables are repeated."""
+    """Put it in our own words: of the error itself only words of our tables are repeated.
+
+    Who said it is not among them: wherever it is shown, the model stands beside it.
+    """
     cls = _C.QUOTA_WINDOW if is_long and rule.cls is _C.RATE_SHORT else rule.cls
     code = min(evidence.codes & rule.codes, default="")
     where = [f"HTTP {evidence.status}" if evidence.status else "inside an answer"]
@@ -175,7 +178,7 @@ def _failure(
         where.append(f"text {_digest(evidence)}")
     return Failure(
         cls,
-        f"{provider}: {_WORDS[cls]} ({', '.join(where)})",
+        f"{_WORDS[cls]} ({', '.join(where)})",
         http_status=evidence.status,
         code=code,
         reset_at_ms=reset_ms,

@@ -74,7 +74,12 @@ def as_json(found: Plan, missing: dict[tuple[str, str], str]) -> dict[str, objec
         "initial_escalation": found.initial.value if found.initial else None,
         "selected": None
         if chosen is None
-        else {"layer": chosen.layer, "provider": chosen.provider, "model": chosen.id},
+        else {
+            "layer": chosen.layer,
+            "provider": chosen.provider,
+            "account": chosen.account,
+            "model": chosen.id,
+        },
         "candidates": [_candidate(row, missing) for row in found.rows],
         "sentence": sentence(found),
     }
@@ -85,6 +90,7 @@ def _candidate(row: Row, missing: dict[tuple[str, str], str]) -> dict[str, objec
     return {
         "layer": model.layer,
         "provider": model.provider,
+        "account": model.account,
         "model": model.id,
         "verdict": row.verdict.cls.value,
         "reason": "" if is_ok(row.verdict) else row.verdict.cause.value,

@@ -23,67 +23,14 @@ from escalade_server.core.ledger import NOTHING, Amounts
 from escalade_server.core.standing import Balance, Bench, Denial
 from escalade_server.core.task import Basis
 from escalade_server.core.window import SLICES, SPAN_MS, Window, slice_at, slides, total
-from escalade_server.engine.ports import StoreError
+from escalade_server.engine.ports import Booking, Kept, StoreError
+from escalade_server.stores import statements
 from escalade_server.stores.board import Change
 
 KEPT_MS = 25 * HOUR_MS
 """A settled reservation is remembered this long after its admission (R27, R32: 24 h)."""
 PURGE_EVERY_MS = MINUTE_MS
 PURGE_ROWS = 1_000
-
-
-class _Upsert:
-    """Writes many rows in few statements: 64 at a time while there are so many, then fewer."""
-
-    def __init__(self, columns: int, sql: str) -> None:
-        """Take a statement in which ``$ROWS`` stands for the rows."""
-        row = f"({', '.join('?' * columns)})"
-        self._statements = [
-            (size, sql.replace("$ROWS", ", ".join([row] * size))) for size in (64, 16, 4, 1)
-        ]
-
-    def write(self, connection: apsw.Connection, rows: list[tuple[str | int, ...]]) -> None:
-        """Insert the rows, or change those that are there."""
-        begin = 0
-        for size, statement in self._statements:
-            while len(rows) - begin >= size:
-                some = rows[begin : begin + size]
-                connection.execute(statement, [value for row in some for value in row])
-                begin += size
-
-
-_RESERVATIONS = _Upsert(
-    14,
-    """
-INSERT INTO reservations VALUES $ROWS
-ON CONFLICT (number) DO UPDATE SET state = excluded.state, resolve_at_ms = excluded.resolve_at_ms,
-  used_requests = excluded.used_requests, used_tokens = excluded.used_tokens,
-  used_nanos = excluded.used_nanos
-""",
-)
-_WINDOWS = _Upsert(
-    6,
-    """
-INSERT INTO windows VALUES $ROWS
-ON CONFLICT (counter, starts_ms) DO UPDATE SET spent = excluded.spent, held = excluded.held
-""",
-)
-_PUT_BENCH = "INSERT OR REPLACE INTO benches VALUES (?, ?, ?, ?)"
-_RESERVATION = """
-SELECT number, id, owner, model, position, state, tokens, nanos, windows, admitted_ms,
-  resolve_at_ms, used_requests, used_tokens, used_nanos FROM reservations
-"""
-_MET = _RESERVATION + " WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # constants
-_UNSETTLED = _RESERVATION + " WHERE state < ?"
-_DROP_SLICES = """
-DELETE FROM windows WHERE ends_ms <= ? AND counter IN
-  (SELECT id FROM counters WHERE period IN (SELECT value FROM json_each(?)))
-"""
-_DROP_RESERVATIONS = """
-DELETE FROM reservations
-WHERE number IN (SELECT number FROM reservations ORDER BY number LIMIT ?)
-  AND state >= ? AND admitted_ms <= ?
-"""
 
 
 class State(IntEnum):
@@ -95,6 +42,14 @@ class State(IntEnum):
     ASSUMED = 2
     """Booked at the reserve without being told the usage; told later, it is corrected once."""
     SETTLED = 3
+
+
+_BOOKING = {
+    State.OPEN: Booking.OPEN,
+    State.UNCERTAIN: Booking.OPEN,
+    State.ASSUMED: Booking.ASSUMED,
+    State.SETTLED: Booking.SETTLED,
+}
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -139,6 +94,9 @@ class Reservation:
     rows: tuple[Row, ...]
     windows: str
     admitted_ms: int
+    agent: str
+    routed: bool
+    digest: str = ""
     resolve_at_ms: int = 0
     used: Amounts = NOTHING
     denials: tuple[Denial, ...] = ()
@@ -200,17 +158,18 @@ class Books:
             self._version = version
         unknown = [id_ for id_ in ids if id_ not in self._open]
         if unknown:
-            for found in self._reservations(_MET, json.dumps(unknown)):
+            for found in self._reservations(statements.MET, json.dumps(unknown)):
                 self._met[found.id] = found
 
     def commit(self) -> None:
         """Write what changed and make it durable."""
-        _RESERVATIONS.write(self._db, [
+        statements.RESERVATIONS.write(self._db, [
             (r.number, r.id, r.owner, r.model, r.position, r.state, r.reserved.tokens,
-             r.reserved.nanos, r.windows, r.admitted_ms, r.resolve_at_ms, *r.used)
+             r.reserved.nanos, r.windows, r.admitted_ms, r.resolve_at_ms, *r.used, r.agent,
+             r.routed, r.digest)
             for r in self._changed.values()
         ])  # fmt: skip
-        _WINDOWS.write(self._db, [
+        statements.WINDOWS.write(self._db, [
             (r.account.id, r.starts_ms, r.balance.ends_ms, r.balance.window, r.balance.spent,
              r.balance.held)
             for r in self._dirty
@@ -260,7 +219,7 @@ class Books:
             rows = [self._current(counter) for counter in candidate.counters]
             denial = ledger.denial(candidate, [self._balance(row) for row in rows])
             if denial is None:
-                self._hold(order.reservation_id, candidate, tuple(rows), tuple(denials))
+                self._hold(order, candidate, tuple(rows), tuple(denials))
                 return Reserved(order.attempt, candidate.model.position, tuple(denials))
             denials.append(denial)
         return denials
@@ -273,16 +232,28 @@ class Books:
         """
         self._now_ms = max(self._now_ms, now_ms)
         known = self._find(order.reservation_id)
-        if known is None or known.state is State.SETTLED:
+        if known is None or known.state is State.SETTLED or known.digest:
             return
         if order.hold_until_ms is not None:
             if known.state is not State.ASSUMED:
-                known.resolve_at_ms = order.hold_until_ms
+                known.resolve_at_ms, known.digest = order.hold_until_ms, order.digest
                 self._become(known, State.UNCERTAIN)
             return
         used = Amounts(order.requests, order.tokens, order.nanos).checked()
         self._book(known, used)
+        known.digest = order.digest
         self._become(known, State.ASSUMED if order.basis is Basis.RESERVED else State.SETTLED)
+
+    def find(self, reservation_id: str) -> Kept | None:
+        """Look a reservation up; one held in doubt counts as open."""
+        known = self._find(reservation_id)
+        if known is None:
+            return None
+        return Kept(
+            known.id, known.model, known.agent, bool(known.routed), _BOOKING[known.state],
+            known.digest, known.admitted_ms, known.reserved.tokens, known.reserved.nanos,
+            known.used.tokens, known.used.nanos,
+        )  # fmt: skip
 
     def bench(self, order: SetBench, now_ms: int) -> None:
         """Set something aside; the later end of old and new wins."""
@@ -292,7 +263,7 @@ class Books:
             return
         new = self._benches[order.key] = order.bench
         self._benches_changed = True
-        self._query(_PUT_BENCH, order.key, new.until_ms, new.cls.value, new.detail)
+        self._query(statements.PUT_BENCH, order.key, new.until_ms, new.cls.value, new.detail)
 
     def sweep(self, now_ms: int = 0) -> None:
         """Do what time alone brings: uncertain reservations are booked, old rows dropped."""
@@ -306,24 +277,25 @@ class Books:
             del self._benches[key]
             self._benches_changed = True
         self._query("DELETE FROM benches WHERE until_ms <= ?", now_ms)
-        self._query(_DROP_SLICES, now_ms, json.dumps([span.value for span in SPAN_MS]))
-        self._query(_DROP_RESERVATIONS, PURGE_ROWS, State.ASSUMED, now_ms - KEPT_MS)
+        self._query(statements.DROP_SLICES, now_ms, json.dumps([span.value for span in SPAN_MS]))
+        self._query(statements.DROP_RESERVATIONS, PURGE_ROWS, State.ASSUMED, now_ms - KEPT_MS)
         if self._db.changes() < PURGE_ROWS:
             self._purge_at_ms = now_ms + PURGE_EVERY_MS
 
     # ------------------------------------------------------------------------- how it is done
 
     def _hold(
-        self, id_: str, candidate: Candidate, rows: tuple[Row, ...], denials: tuple[Denial, ...]
-    ) -> None:
+        self, order: Reserve, candidate: Candidate, rows: tuple[Row, ...],
+        denials: tuple[Denial, ...],
+    ) -> None:  # fmt: skip
         reserved = ledger.bounds(candidate).checked()
         model = candidate.model
         for row in rows:
             self._put(row, ledger.hold(row.balance, reserved[row.account.column]))
         windows = " ".join([f"{row.account.id}:{row.starts_ms}" for row in rows])
         reservation = Reservation(
-            self._next, id_, self._owner, model.key, model.position, State.OPEN, reserved, rows,
-            windows, self._now_ms, denials=denials,
+            self._next, order.reservation_id, self._owner, model.key, model.position, State.OPEN,
+            reserved, rows, windows, self._now_ms, order.agent, order.routed, denials=denials,
         )  # fmt: skip
         self._next += 1
         self._become(reservation, State.OPEN)
@@ -449,7 +421,7 @@ class Books:
             account.live.append(self._row(account, starts_ms, balance))
         self._seen = dict(self._by_id)
         self._benches_changed = True
-        for found in self._reservations(_UNSETTLED, State.ASSUMED):
+        for found in self._reservations(statements.UNSETTLED, State.ASSUMED):
             self._open[found.id] = found
             if found.state is State.UNCERTAIN:
                 self._uncertain[found.id] = found
@@ -464,10 +436,11 @@ class Books:
         return [
             Reservation(
                 number, id_, owner, model, position, State(state), Amounts(1, tokens, nanos),
-                self._rows_of(windows), windows, admitted_ms, resolve_at_ms, Amounts(*used),
+                self._rows_of(windows), windows, admitted_ms, agent, bool(routed), digest,
+                resolve_at_ms, Amounts(*used),
             )
             for number, id_, owner, model, position, state, tokens, nanos, windows, admitted_ms,
-                resolve_at_ms, *used in self._query(query, binding)
+                resolve_at_ms, agent, routed, digest, *used in self._query(query, binding)
         ]  # fmt: skip
 
     def _rows_of(self, windows: str) -> tuple[Row, ...]:

@@ -50,7 +50,10 @@ MIGRATIONS = (
         resolve_at_ms INTEGER NOT NULL,
         used_requests INTEGER NOT NULL,  -- booked
         used_tokens INTEGER NOT NULL,
-        used_nanos INTEGER NOT NULL
+        used_nanos INTEGER NOT NULL,
+        agent TEXT NOT NULL,
+        routed INTEGER NOT NULL,     -- its caller calls the model itself
+        digest TEXT NOT NULL         -- of the caller's report that was booked
     ) STRICT;
     CREATE TABLE benches (
         key TEXT PRIMARY KEY,        -- model, account or provider

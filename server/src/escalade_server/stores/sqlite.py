@@ -26,7 +26,7 @@ from escalade_server.core.commands import Reserve, SetBench, Settle
 from escalade_server.core.events import ReservationDenied, Reserved
 from escalade_server.core.standing import Bench, Denial, Standing
 from escalade_server.core.window import Window, slice_at, slides
-from escalade_server.engine.ports import Clock, Spend, StoreError
+from escalade_server.engine.ports import Clock, Kept, Spend, StoreError
 from escalade_server.stores.board import Board, Change
 from escalade_server.stores.books import Books
 from escalade_server.stores.schema import check_library, migrate
@@ -39,8 +39,16 @@ index are written back again and again, at half the throughput of 200 callers.""
 LOOK_S = 1.0
 """How often the writer looks at what only time brings, while there is any."""
 
-Order = Reserve | Settle | SetBench
-Result = Reserved | list[Denial] | StoreError | None
+
+class Find(NamedTuple):
+    """The order to look a reservation up."""
+
+    reservation_id: str
+
+
+Order = Reserve | Settle | SetBench | Find
+Answer = Reserved | ReservationDenied | Kept | None
+Result = Reserved | list[Denial] | Kept | StoreError | None
 
 
 class _Item(NamedTuple):
@@ -48,7 +56,7 @@ class _Item(NamedTuple):
 
     order: Order
     now_ms: int
-    future: "asyncio.Future[Reserved | ReservationDenied | None] | None"
+    future: "asyncio.Future[Answer] | None"
 
 
 class _Stop(NamedTuple):
@@ -193,6 +201,10 @@ class SqliteStore:
         """Queue a cooldown; see ``Store``."""
         return self._submit(order, now_ms)  # type: ignore[return-value]
 
+    def find(self, reservation_id: str) -> Awaitable[Kept | None]:
+        """Queue a look at a reservation; see ``Store``."""
+        return self._submit(Find(reservation_id), self._clock.now_ms())  # type: ignore[return-value]
+
     async def close(self) -> None:
         """Serve what is queued, write the log back and let the lock go; safe twice."""
         if self._closed is not None:
@@ -205,10 +217,8 @@ class SqliteStore:
             self._queue.put(_Stop(stopped))
         await stopped
 
-    def _submit(
-        self, order: Order, now_ms: int
-    ) -> "asyncio.Future[Reserved | ReservationDenied | None]":
-        future: asyncio.Future[Reserved | ReservationDenied | None] = self._loop.create_future()
+    def _submit(self, order: Order, now_ms: int) -> "asyncio.Future[Answer]":
+        future: asyncio.Future[Answer] = self._loop.create_future()
         if self._closed is not None:
             future.set_exception(StoreError(self._closed))
         elif self._path is None:
@@ -308,6 +318,8 @@ class SqliteStore:
         try:
             if isinstance(order, Reserve):
                 return books.reserve(order, item.now_ms)
+            if isinstance(order, Find):
+                return books.find(order.reservation_id)
             if isinstance(order, Settle):
                 books.settle(order, item.now_ms)
             else:

@@ -1,13 +1,14 @@
 """Counters of a model: its own windows and cap, its account's, its layer's, the strategy's (R18).
 
-Keys are stable over reloads: rate limits by provider, account and model; money caps over all
-accounts; layer caps by layer, under its first name if it was renamed.
+Keys are stable over reloads: rate limits by account (or the quota group it shares) and model;
+money caps over all accounts; layer caps by layer, under its first name if it was renamed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from escalade_server.core.catalog import Billing, Counter, CounterScope, Period, Unit
 from escalade_server.strategy import model as config
+from escalade_server.strategy.accounts import Cap, CapKey, Seat, cap
 
 CALENDAR = {Period.DAY, Period.WEEK, Period.MONTH}
 """Windows that end at an instant of the calendar; the others slide (R18)."""
@@ -16,26 +17,30 @@ CALENDAR = {Period.DAY, Period.WEEK, Period.MONTH}
 def model_counters(
     strategy: config.Strategy,
     layer: config.Layer,
-    entry: config.Model,
+    seat: Seat,
+    *,
     zone: str,
     billing: Billing,
+    caps: Mapping[CapKey, Cap],
 ) -> tuple[Counter, ...]:
-    """List every counter that a call of the model touches."""
-    own = strategy.providers.get(entry.provider)
+    """List every counter that a call of the model on this account touches."""
+    entry, own = seat.entry, f"{seat.owner}/{seat.entry.model}"
+    account = (seat.owner, seat.owner_label)
     return (
-        *_windows(entry.rate_limit, _of_model(entry), entry.model, CounterScope.MODEL, zone),
-        *(_windows_of_account(own, entry, zone) if own else ()),
-        *_caps(strategy, layer, entry, own, billing),
+        *_windows(entry.rate_limit, own, seat.model_label, CounterScope.MODEL, zone),
+        *_windows(seat.rate_limit, *account, CounterScope.ACCOUNT, zone),
+        *_caps(strategy, layer, entry, billing, caps),
     )
 
 
-def _of_model(entry: config.Model) -> str:
-    return f"{entry.provider}/{entry.account}/{entry.model}"
-
-
-def _windows_of_account(own: config.Provider, entry: config.Model, zone: str) -> Iterator[Counter]:
-    account = f"{entry.provider}/{entry.account}"
-    return _windows(own.rate_limit, account, account, CounterScope.ACCOUNT, zone)
+def agent_counters(strategy: config.Strategy, name: str, own: config.Agent) -> tuple[Counter, ...]:
+    """List the counters of an agent, over all its tasks; its windows are UTC's."""
+    owner, day = f"agent/{name}", own.cap_resets or strategy.cap_resets or 1
+    windows = _windows(own.rate_limit, owner, name, CounterScope.AGENT, "UTC")
+    if own.monthly_cap is None:
+        return tuple(windows)
+    label = f"{name} monthly cap"
+    return (*windows, _cap(owner, own.monthly_cap, CounterScope.AGENT, label, day))
 
 
 def _windows(
@@ -61,23 +66,29 @@ def _caps(
     strategy: config.Strategy,
     layer: config.Layer,
     entry: config.Model,
-    own: config.Provider | None,
     billing: Billing,
+    caps: Mapping[CapKey, Cap],
 ) -> Iterator[Counter]:
     """Make the money caps, at list value.
 
-    A model's and a layer's own cap holds also where they are free, because it stands there; caps
-    of provider and strategy count paid models only (R15).
+    A model's and a layer's own cap holds also where they are free, because it stands there; a cap
+    that stands at another entry of the model, and those of provider and strategy, count paid
+    models only (R15).
     """
-    day = entry.cap_resets or layer.cap_resets or strategy.cap_resets or 1
+    is_free, own = billing is Billing.FREE, strategy.providers.get(entry.provider)
+    owner = f"{entry.provider}/{entry.model}"
     if entry.cap_nanos is not None:
-        owner, name = f"{entry.provider}/{entry.model}", f"{entry.model} monthly cap"
-        yield _cap(owner, entry.cap_nanos, CounterScope.MODEL, name, day)
+        of_model: Cap | None = cap(strategy, layer, entry)
+    else:
+        of_model = None if is_free else caps.get((entry.provider, entry.model))
+    if of_model is not None:
+        name = f"{entry.model} monthly cap"
+        yield _cap(owner, of_model.nanos, CounterScope.MODEL, name, of_model.day)
     if layer.cap_nanos is not None:
         owner, name = f"layer/{layer.was or layer.name}", f"{layer.name} monthly cap"
         day = layer.cap_resets or strategy.cap_resets or 1
         yield _cap(owner, layer.cap_nanos, CounterScope.LAYER, name, day)
-    if billing is Billing.FREE:
+    if is_free:
         return
     provider_cap = None
     if own is not None:

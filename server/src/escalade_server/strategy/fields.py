@@ -130,6 +130,7 @@ _RESET: Schema = {"type": "string", "pattern": "^day +[0-9]{1,2}$"}
 Flag = StrictBool
 Name = Annotated[StrictStr, StringConstraints(min_length=1, max_length=200, pattern=r"^\S.*$")]
 Word = Annotated[StrictStr, StringConstraints(min_length=1, max_length=100, pattern=r"^\S+$")]
+AgentName = Annotated[StrictStr, StringConstraints(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 ProviderName = Annotated[
     StrictStr, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][\w.-]*$")
 ]

@@ -8,6 +8,7 @@ from pathlib import Path as File
 
 from escalade_server.core.catalog import Catalog
 from escalade_server.strategy import model as config
+from escalade_server.strategy.accounts import accounts_of, seats
 from escalade_server.strategy.advice import Lines, advise
 from escalade_server.strategy.credentials import (
     NOT_NEEDED,
@@ -114,46 +115,62 @@ def loads(
     around = Surroundings(credentials, built_dialects, assume_keys, day)
     resolver = Resolver(document, strategy, around)
     catalog = resolver.catalog()
+    if resolver.errors:
+        raise StrategyErrors(resolver.errors)
     refuse_unmet_needs(document, catalog)
     return Loaded(
         file=file,
         catalog=catalog,
         endpoints=endpoints(strategy, catalog, credentials),
-        notices=(
-            *resolver.notices,
-            *provider_notices(document, strategy, credentials),
-            *advise(catalog, lines_of(document, strategy, catalog)),
+        notices=tuple(
+            dict.fromkeys(  # what holds on every account is said once
+                (
+                    *resolver.notices,
+                    *provider_notices(document, strategy, credentials),
+                    *advise(catalog, lines_of(document, strategy, catalog)),
+                )
+            )
         ),
         not_yet_in_effect=tuple(not_yet_in_effect(document)),
         state_url=strategy.state.url if strategy.state else None,
     )
 
 
+Credentials = Mapping[tuple[str, str], Credential]
+"""By provider and account."""
+
+
 def resolve_credentials(
     strategy: config.Strategy, environ: Mapping[str, str], folder: File
-) -> dict[str, Credential]:
-    """Find the key of every provider that a model uses, or why there is none."""
-    used = {model.provider for layer in strategy.layers for model in layer.models}
+) -> dict[tuple[str, str], Credential]:
+    """Find the key of every account that a model uses, or why there is none."""
+    used = {
+        (seat.entry.provider, seat.account)
+        for layer in strategy.layers
+        for seat in seats(strategy, layer)
+    }
     return {
-        name: credential(name, strategy.providers.get(name), environ, folder)
-        for name in sorted(used)
+        (name, account): credential(name, account, strategy.providers.get(name), environ, folder)
+        for name, account in sorted(used)
     }
 
 
 def credential(
-    name: str, own: config.Provider | None, environ: Mapping[str, str], folder: File
+    name: str,
+    account: str,
+    own: config.Provider | None,
+    environ: Mapping[str, str],
+    folder: File,
 ) -> Credential:
-    """Find the key of one provider: as stated, else by the vendor's usual name.
+    """Find the key of one account: as stated, else by the vendor's usual name.
 
     No key is asked for where nobody checks one: at a local vendor, at an address of the file's
     own on this machine, and at a provider that the file adds without naming a key.
     """
-    key: config.Key | None = own
-    if own is not None and own.keys and not (own.api_key_env or own.api_key_file):
-        key = own.keys[0]
-    if key is not None and key.api_key_file:
+    key = accounts_of(own)[account]
+    if key.api_key_file:
         return from_file(folder / key.api_key_file)
-    if key is not None and key.api_key_env:
+    if key.api_key_env:
         return from_environment((key.api_key_env,), environ)
     names = VENDORS[name].key_names if name in VENDORS else ()
     if not names:
@@ -170,28 +187,30 @@ def is_loopback(base_url: str) -> bool:
 
 
 def endpoints(
-    strategy: config.Strategy, catalog: Catalog, credentials: Mapping[str, Credential]
+    strategy: config.Strategy, catalog: Catalog, credentials: Credentials
 ) -> dict[tuple[str, str], Endpoint]:
     """List where the models of the file are called."""
     found = {}
     for provider, account in {(model.provider, model.account) for model in catalog.models}:
         vendor = vendor_of(provider, strategy.providers.get(provider))
-        key = credentials[provider]
+        key = credentials[provider, account]
         where = (provider, account, vendor.base_url, vendor.dialect)
         found[provider, account] = Endpoint(*where, key.secret, key.missing)
     return dict(sorted(found.items()))
 
 
 def provider_notices(
-    document: Document, strategy: config.Strategy, credentials: Mapping[str, Credential]
+    document: Document, strategy: config.Strategy, credentials: Credentials
 ) -> list[Notice]:
     """Say what is missing or careless about keys and addresses."""
-    places = {name: document.line(path) for name, (path, _) in raw_providers(document).items()}
-    found = []
-    for name, key in credentials.items():
-        line = places.get(name, 0)
+    stated, found = raw_providers(document), []
+    for (name, account), key in credentials.items():
+        path, _ = stated.get(name, ((), {}))
+        here = document.line((*path, "accounts", account))
+        line = here or document.line(path)
         if key.missing:
-            sentence = f"{name} has no usable key: {key.missing}."
+            whose = f"{name} ({account})" if here else name
+            sentence = f"{whose} has no usable key: {key.missing}."
             found.append(Notice(Level.WARNING, "NO_KEY", line, sentence))
         if key.warning:
             mend = "Set its mode to 0600."
@@ -210,8 +229,8 @@ def lines_of(document: Document, strategy: config.Strategy, catalog: Catalog) ->
     for resolved, (place, layer) in zip(catalog.layers, ordered(strategy.layers), strict=True):
         path = (TOP, "layers", place)
         lines[layer.name] = document.spot(path).line
-        for number, model in enumerate(resolved.models):
-            lines[model.key] = document.line((*path, "models", number, "model"))
+        for seat, model in zip(seats(strategy, layer), resolved.models, strict=True):
+            lines[model.key] = document.line((*path, "models", seat.number, "model"))
     return lines
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from escalade_server.core.catalog import (
     Billing,
     DataPolicy,
+    Rank,
 )
 from escalade_server.core.rules import (
     OnAllExhausted,
@@ -26,6 +27,7 @@ from escalade_server.core.rules import (
 from escalade_server.core.task import Feature
 from escalade_server.strategy.errors import did_you_mean
 from escalade_server.strategy.fields import (
+    AgentName,
     Count,
     Depth,
     DurationMs,
@@ -121,7 +123,8 @@ class Model(Caps):
 
     provider: ProviderName
     model: Name
-    account: ProviderName = "default"
+    account: ProviderName | None = None
+    """The account that it is offered on; without one, every account of its provider."""
     rate_limit: RateLimitForm | None = None
     capabilities: list[Word] = Field(default_factory=list)
     price: Price | None = None
@@ -225,10 +228,23 @@ class Key(Section):
     _named = field_validator("api_key_env")(_environment_name)
 
 
-class AccountKey(Key):
-    """One of several keys of a provider; each is an account with its own state."""
+def _known_zone(zone: str | None) -> str | None:
+    known = available_timezones()
+    if zone is not None and zone not in known:
+        raise refusal("no such time zone", "an IANA name: UTC", did_you_mean(zone, known))
+    return zone
 
-    account: ProviderName
+
+class Account(Key):
+    """One of several keys of a provider, with its own state, and what differs for it alone."""
+
+    reset_zone: Word | None = None
+    concurrency: Count | None = None
+    rate_limit: RateLimitForm | None = None
+    quota_group: Word | None = None
+    """Accounts of one group count their rate limits together."""
+
+    _in_zone = field_validator("reset_zone")(_known_zone)
 
 
 class Provider(Key):
@@ -236,7 +252,8 @@ class Provider(Key):
 
     base_url: Name | None = None
     dialect: Literal["openai", "anthropic", "gemini"] | None = None
-    keys: list[AccountKey] | None = None
+    accounts: Annotated[dict[ProviderName, Account], Field(min_length=1)] | None = None
+    """Several keys by name; each is an account with its own limits, cooldowns and state."""
     reset_zone: Word | None = None
     concurrency: Count | None = None
     timeouts: Timeouts | None = None
@@ -247,14 +264,7 @@ class Provider(Key):
     quota_group: Word | None = None
     model_aliases: dict[Name, Name] = Field(default_factory=dict)
 
-    @field_validator("reset_zone")
-    @classmethod
-    def known_zone(cls, zone: str | None) -> str | None:
-        """Refuse a zone that the time zone database does not have."""
-        known = available_timezones()
-        if zone is not None and zone not in known:
-            raise refusal("no such time zone", "an IANA name: UTC", did_you_mean(zone, known))
-        return zone
+    _in_zone = field_validator("reset_zone")(_known_zone)
 
     @field_validator("base_url")
     @classmethod
@@ -274,18 +284,26 @@ class Provider(Key):
 class Agent(Section):
     """An authenticated caller, with its own limits."""
 
-    token_env: Word | None = None
-    token_file: Name | None = None
+    role: Rank = Rank.AGENT
+    """Of a caller known by its client certificate; a token carries its own."""
+    layers: list[LayerName] | None = Field(default=None, min_length=1)
+    """The layers it may use; absent: all."""
+    models: list[Name] | None = Field(default=None, min_length=1)
+    """The models it may use, as provider/model or by id; absent: all."""
+    denied_models: list[Name] = Field(default_factory=list)
     free_only: Flag = False
-    consent: list[LayerName] = Field(default_factory=list)
-    lowest_layer: LayerName | None = None
-    highest_layer: LayerName | None = None
-    allowed_models: list[Name] | None = None
-    denied_models: list[Name] | None = None
+    consent: list[Word] = Field(default_factory=list)
+    """Layers that ask for consent and have it from this agent; "*" means all."""
+    data: Literal["any", "no_training", "private"] = "any"
+    may_downgrade: Flag | None = None
     spend_limit_per_task: Money = None
     monthly_cap: Money = None
+    cap_resets: ResetDay | None = None
     rate_limit: RateLimitForm | None = None
+    concurrency: Count | None = None
+    """Calls in flight at once."""
     trusted_reports: Flag = False
+    """What it reports of its own calls steers everyone (R33)."""
 
 
 class TaskType(Section):
@@ -373,7 +391,7 @@ class Sections(Section):
 
     complexity_scoring: ComplexityScoring | None = None
     providers: dict[ProviderName, Provider] = Field(default_factory=dict)
-    agents: dict[Word, Agent] = Field(default_factory=dict)
+    agents: dict[AgentName, Agent] = Field(default_factory=dict)
     task_types: dict[Word, TaskType] = Field(default_factory=dict)
     capability_aliases: dict[Word, Word] = Field(default_factory=dict)
     capability_matching: Literal["prefer", "require"] = "prefer"

@@ -11,6 +11,8 @@ from escalade_server.core.catalog import (
     Catalog,
     Comparison,
     ComplexityTrigger,
+    Counter,
+    CounterScope,
     DataPolicy,
     Layer,
     Model,
@@ -22,9 +24,11 @@ from escalade_server.core.catalog import (
 from escalade_server.core.money import worst_cost_nanos
 from escalade_server.core.rules import Rules
 from escalade_server.strategy import model as config
+from escalade_server.strategy.accounts import Seat, caps, seats
+from escalade_server.strategy.agents import agents
 from escalade_server.strategy.counters import model_counters
 from escalade_server.strategy.credentials import Credential
-from escalade_server.strategy.errors import Level, Notice, Path
+from escalade_server.strategy.errors import Level, Notice, Path, StrategyError
 from escalade_server.strategy.prices import Listing, listing
 from escalade_server.strategy.validate import TOP
 from escalade_server.strategy.vendors import VENDORS, Vendor
@@ -42,7 +46,8 @@ JUMPS = {Comparison.GT, Comparison.GE}
 class Surroundings:
     """What the catalog depends on besides the file."""
 
-    credentials: Mapping[str, Credential]
+    credentials: Mapping[tuple[str, str], Credential]
+    """By provider and account."""
     built_dialects: frozenset[str]
     assume_keys: bool
     today: date
@@ -56,6 +61,9 @@ class Resolver:
         self.strategy = strategy
         self.around = around
         self.notices: list[Notice] = []
+        self.errors: list[StrategyError] = []
+        self.caps = caps(strategy)
+        self.counters: dict[str, tuple[Counter, Path]] = {}
         self.vendors = {
             name: vendor_of(name, strategy.providers.get(name))
             for name in {*VENDORS, *strategy.providers}
@@ -72,7 +80,7 @@ class Resolver:
         layers: list[Layer] = []
         for index, (place, layer) in enumerate(order):
             layers.append(self.layer(layer, place, index, position))
-            position += len(layer.models)
+            position += len(layers[-1].models)
         scoring, resolved = self.scoring(layers)
         types, aliases = task_types(self.strategy)
         return Catalog(
@@ -84,14 +92,16 @@ class Resolver:
             other_type=types.get(OTHER.name, OTHER),
             baseline=baseline(self.strategy, resolved),
             capability_aliases=dict(self.strategy.capability_aliases),
+            agents=agents(self.strategy, resolved),
         )
 
     def layer(self, layer: config.Layer, place: int, index: int, position: int) -> Layer:
         """Resolve one layer; ``place`` is its place in the file, ``index`` in the order."""
         path: Path = (TOP, "layers", place)
+        taken = list(seats(self.strategy, layer))
         models = tuple(
-            self.model(layer, entry, (*path, "models", number), index, position + number)
-            for number, entry in enumerate(layer.models)
+            self.model(layer, seat, (*path, "models", seat.number), index, position + offset)
+            for offset, seat in enumerate(taken)
         )
         triggers = tuple(
             replace(trigger, line=self.document.spot((*path, "trigger", number)).line)
@@ -107,13 +117,14 @@ class Resolver:
             models=models,
             triggers=triggers,
             consent_required=layer.consent == "required",
-            fee_nanos=fee_nanos(layer, models),
+            fee_nanos=fee_nanos(layer, taken, models),
         )
 
     def model(
-        self, layer: config.Layer, entry: config.Model, path: Path, index: int, position: int
+        self, layer: config.Layer, seat: Seat, path: Path, index: int, position: int
     ) -> Model:
-        """Resolve one model of a layer."""
+        """Resolve one model of a layer on one account."""
+        entry = seat.entry
         vendor = self.vendors[entry.provider]
         wire_id = vendor.aliases.get(entry.model, entry.model)
         billing, reason = billing_of(layer, entry, is_first=index == 0)
@@ -121,7 +132,15 @@ class Resolver:
         known = listing(entry.provider, wire_id, entry.price, self.around.today)
         if known.is_guess and data is DataPolicy.LOCAL:
             known = listing("ollama", wire_id, None, self.around.today)
-        counters = model_counters(self.strategy, layer, entry, vendor.zone, billing)
+        counters = model_counters(
+            self.strategy,
+            layer,
+            seat,
+            zone=seat.zone or vendor.zone,
+            billing=billing,
+            caps=self.caps,
+        )
+        self.refuse_two_limits(counters, path)
         uncapped = reason == UNCAPPED and all(c.unit is not Unit.NANOS for c in counters)
         self.say_price(entry, path, known)
         self.say_billing(entry, path, billing, uncapped=uncapped)
@@ -130,7 +149,7 @@ class Resolver:
         cooldown = entry.rate_limit.cooldown_on_limit if entry.rate_limit else None
         return Model(
             provider=entry.provider,
-            account=entry.account,
+            account=seat.account,
             id=entry.model,
             wire_id=wire_id,
             dialect=vendor.dialect,
@@ -147,18 +166,44 @@ class Resolver:
             data=data,
             cooldown_on_limit_ms=cooldown,
             bills_after_cancel=vendor.bills_after_cancel,
-            absence=self.absence(entry, vendor),
+            absence=self.absence(seat, vendor),
         )
 
-    def absence(self, entry: config.Model, vendor: Vendor) -> Absence | None:
+    def refuse_two_limits(self, counters: Sequence[Counter], path: Path) -> None:
+        """What is counted once has one limit, though it may stand at several entries (R18)."""
+        for counter in counters:
+            at = self.stated_at(counter, path)
+            first, there = self.counters.setdefault(counter.key, (counter, at))
+            if (first.limit, first.zone, first.reset_day) == (
+                counter.limit,
+                counter.zone,
+                counter.reset_day,
+            ):
+                continue
+            self.errors.append(
+                self.document.error(
+                    at,
+                    f"{counter.label} is counted once, and has two limits",
+                    f'"{self.document.spot(at).text}"',
+                    mend=f"line {self.document.line(there)} says otherwise: make them the same",
+                )
+            )
+
+    def stated_at(self, counter: Counter, path: Path) -> Path:
+        """Find the key at a model, or else the model, that a counter comes from."""
+        if counter.scope is not CounterScope.MODEL:
+            return (*path, "model")
+        names = ("monthly_cap", "monthly_budget") if counter.unit is Unit.NANOS else ("rate_limit",)
+        stated = ((*path, name) for name in names if (*path, name) in self.document.keys)
+        return next(stated, (*path, "model"))
+
+    def absence(self, seat: Seat, vendor: Vendor) -> Absence | None:
         """Say why this server cannot call a model, if so."""
+        provider = seat.entry.provider
         if vendor.dialect not in self.around.built_dialects:
-            detail = f"the dialect {vendor.dialect} of {entry.provider} is not built yet"
+            detail = f"the dialect {vendor.dialect} of {provider} is not built yet"
             return Absence(AbsenceKind.NOT_BUILT, detail)
-        if entry.account != "default":
-            detail = f"account {entry.account}: several keys of a provider are not used yet"
-            return Absence(AbsenceKind.NOT_BUILT, detail)
-        missing = self.around.credentials[entry.provider].missing
+        missing = self.around.credentials[provider, seat.account].missing
         if missing and not self.around.assume_keys:
             return Absence(AbsenceKind.NO_KEY, missing)
         return None
@@ -279,15 +324,19 @@ def billing_of(layer: config.Layer, entry: config.Model, *, is_first: bool) -> t
     return Billing.METERED, UNCAPPED
 
 
-def fee_nanos(layer: config.Layer, models: Sequence[Model]) -> int:
-    """Find the fee, or the plan of a metered layer: stated, else the sum of the caps (R16)."""
+def fee_nanos(layer: config.Layer, taken: Sequence[Seat], models: Sequence[Model]) -> int:
+    """Find the fee, or the plan of a metered layer: stated, else the sum of the caps (R16).
+
+    A cap that holds over several accounts is one cap.
+    """
     if layer.cost_per_month is not None:
         return layer.cost_per_month
-    return sum(
-        entry.cap_nanos or 0
-        for entry, model in zip(layer.models, models, strict=True)
+    plans = {
+        (model.provider, model.id): seat.entry.cap_nanos or 0
+        for seat, model in zip(taken, models, strict=True)
         if model.billing is Billing.SUBSCRIPTION
-    )
+    }
+    return sum(plans.values())
 
 
 def last_jump(layers: Sequence[Layer]) -> tuple[int, ComplexityTrigger] | None:

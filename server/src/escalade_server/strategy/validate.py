@@ -8,6 +8,8 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from escalade_server.core.catalog import DEFAULT_ACCOUNT
+from escalade_server.strategy.agents import check_agents
 from escalade_server.strategy.errors import (
     Path,
     StrategyError,
@@ -21,7 +23,7 @@ from escalade_server.strategy.yaml_nodes import Document, Value, shorten
 
 TOP = "fallback_strategy"
 SENSITIVE = re.compile(r"^(?:api_key|token|url|base_url|secret|password)(?:_env|_file)?$")
-RESERVED = {"layer", "provider", "strategy"}
+RESERVED = {"agent", "layer", "provider", "strategy"}
 PLAIN_PROBLEMS = {
     "model_type": ("a mapping is needed", "keys with values", ""),
     "dict_type": ("a mapping is needed", "names with values", ""),
@@ -35,6 +37,7 @@ PLAIN_PROBLEMS = {
 }
 MENDS = {
     "api_key": "keys do not belong into this file: use api_key_env or api_key_file",
+    "token": "tokens are made by `escalade token create`, and stand in no file",
     "<<": "merge keys are not part of YAML 1.2: write the values out",
     "layers": f"put it under `{TOP}:`",
 }
@@ -166,13 +169,20 @@ def crosscheck(document: Document) -> Iterable[StrategyError]:
     ]
     yield from twice(document, raw_layers(document), "two layers have one name", layer_name)
     yield from twice(document, raw_layers(document), "two layers have one priority", layer_priority)
-    yield from twice(document, models, "the model stands in the file twice", model_identity)
+    spread = list(on_accounts(document, models))
+    yield from twice(document, spread, "the model stands in the file twice", model_identity)
     for path, entry in [((TOP,), document.root.get(TOP)), *raw_layers(document), *models]:
         if isinstance(entry, dict):
             yield from exclusive(document, path, "monthly_cap", "monthly_budget")
     yield from beside_and_inside(document)
     yield from check_providers(document, models)
+    yield from check_accounts(document, models)
     yield from check_baseline(document, models)
+    layers = [
+        name for _, layer in raw_layers(document) if isinstance(name := layer.get("name"), str)
+    ]
+    stated = raw_section(document, "agents")
+    yield from check_agents(document, stated, layers, [entry for _, entry in spread])
 
 
 Identity = tuple[str, object]
@@ -194,7 +204,7 @@ def layer_priority(path: Path, layer: Mapping[str, Value]) -> Identity:
 
 def model_identity(_: Path, model: Mapping[str, Value]) -> Identity:
     """The same model on two accounts is two models (R34)."""
-    parts = (model.get("provider"), model.get("account", "default"), model.get("model"))
+    parts = (model.get("provider"), model.get("account"), model.get("model"))
     return "model", parts if all(isinstance(part, str) for part in parts) else None
 
 
@@ -206,11 +216,13 @@ def twice(
 ) -> Iterable[StrategyError]:
     """Find entries with the same identity (G11, R34)."""
     seen: dict[object, Path] = {}
+    told: set[Path] = set()
     for path, entry in entries:
         key, identity = identify(path, entry)
-        if identity is None:
+        if identity is None or path in told:
             continue
         if identity in seen:
+            told.add(path)
             line = document.line((*seen[identity], key)) or document.line(seen[identity])
             shown = found_text(document, (*path, key)) if key in entry else f'"{identity}"'
             mend = f"the first stands on line {line}: change or remove one"
@@ -239,8 +251,13 @@ def beside_and_inside(document: Document) -> Iterable[StrategyError]:
 
 def raw_providers(document: Document) -> dict[str, tuple[Path, dict[str, Value]]]:
     """List the providers of the file, wherever the section stands."""
+    return raw_section(document, "providers")
+
+
+def raw_section(document: Document, title: str) -> dict[str, tuple[Path, dict[str, Value]]]:
+    """List the named entries of a section, wherever it stands, with their paths."""
     found = {}
-    for path in (("providers",), (TOP, "providers")):
+    for path in ((title,), (TOP, title)):
         section = value_at(document, path)
         if isinstance(section, dict):
             for name, entry in section.items():
@@ -269,6 +286,56 @@ def check_providers(
             yield document.error(path, "the provider has no address", f'"{name}"', "", mend)
         yield from exclusive(document, path, "api_key_env", "api_key_file")
         yield from exclusive(document, path, "monthly_cap", "monthly_budget")
+
+
+def raw_accounts(provider: Mapping[str, Value]) -> list[str]:
+    """List the accounts of a provider as written."""
+    stated = provider.get("accounts")
+    return list(stated) if isinstance(stated, dict) and stated else [DEFAULT_ACCOUNT]
+
+
+def on_accounts(
+    document: Document, models: Sequence[tuple[Path, dict[str, Value]]]
+) -> Iterable[tuple[Path, dict[str, Value]]]:
+    """Spread each model over the accounts that it is offered on (R18)."""
+    stated = raw_providers(document)
+    for path, model in models:
+        pinned = model.get("account")
+        _, provider = stated.get(str(model.get("provider")), (path, {}))
+        for name in raw_accounts(provider) if pinned is None else [pinned]:
+            yield path, {**model, "account": name}
+
+
+def check_accounts(
+    document: Document, models: Sequence[tuple[Path, dict[str, Value]]]
+) -> Iterable[StrategyError]:
+    """Refuse accounts that nobody stated, a key beside them, and one key under two names."""
+    stated = raw_providers(document)
+    for path, model in models:
+        _, provider = stated.get(str(model.get("provider")), (path, {}))
+        name, known = model.get("account"), raw_accounts(provider)
+        if isinstance(name, str) and name not in known:
+            here, found = (*path, "account"), f'"{shorten(name)}"'
+            mend = did_you_mean(name, known, "name it under `providers:`, `accounts:`")
+            yield document.error(here, "no such account", found, ", ".join(known), mend)
+    for path, provider in stated.values():
+        accounts = provider.get("accounts")
+        for key in ("api_key_env", "api_key_file") if isinstance(accounts, dict) else ():
+            if key in provider:
+                mend = "move it to one of the accounts"
+                yield document.error((*path, key), "each account states its own key", mend=mend)
+        seen: dict[object, str] = {}
+        for name, account in accounts.items() if isinstance(accounts, dict) else ():
+            here = (*path, "accounts", name)
+            if not isinstance(account, dict):
+                continue
+            yield from exclusive(document, here, "api_key_env", "api_key_file")
+            source = (account.get("api_key_env"), account.get("api_key_file"))
+            other = seen.setdefault(source, name)
+            if other != name:
+                line = document.line((*path, "accounts", other))
+                mend = f"{other} on line {line} has the same one: limits would count twice"
+                yield document.error(here, "two accounts have one key", f'"{name}"', mend=mend)
 
 
 def check_baseline(

@@ -28,7 +28,6 @@ from escalade_server.core.facts import (
     Waiting,
 )
 from escalade_server.core.task import Request
-from escalade_server.core.trace import Report
 from escalade_server.telemetry import names
 from escalade_server.telemetry.sink import LineSink
 
@@ -105,26 +104,26 @@ class LogObserver:
         self._level = LEVELS[level]
         self._log_escalations = log_escalations
 
-    def fact(self, request: Request, fact: Fact, now_ms: int) -> None:  # noqa: ARG002 - the port's
+    def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:  # noqa: ARG002 - the port's
         """See one announced fact."""
         if LEVEL_OF[type(fact)] < self._level:
             return
         try:
-            self._fact(request, fact)
+            self._fact(task_id, request, fact)
         except Exception as error:  # noqa: BLE001 - a watcher never stops what it watches
             self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
 
-    def ended(self, request: Request, outcome: Outcome) -> None:
+    def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         """See the one ending of a task."""
         try:
-            self._ended(request, outcome)
+            self._ended(task_id, request, outcome)
         except Exception as error:  # noqa: BLE001 - as above
             self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
 
-    def _fact(self, request: Request, fact: Fact) -> None:
+    def _fact(self, task_id: str, request: Request, fact: Fact) -> None:
         if isinstance(fact, Escalated) and not self._log_escalations:
             return
-        log = self._log.bind(request_id=request.id, agent=request.agent)
+        log = self._log.bind(request_id=request.id, agent=request.agent, task_id=task_id)
         match fact:
             case Assessed(assessment):
                 log.debug(
@@ -141,7 +140,6 @@ class LogObserver:
                     layer=fact.model.layer,
                     model=fact.model.key,
                     skips=len(fact.skips),
-                    task_id=_task_id(fact.reservation_id),
                 )
             case Fallback():
                 log.info(
@@ -180,11 +178,11 @@ class LogObserver:
             case Alert():
                 log.warning(names.TASK_ALERT, kind=fact.kind.value, detail=fact.detail)
 
-    def _ended(self, request: Request, outcome: Outcome) -> None:
+    def _ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         if self._level > (logging.INFO if isinstance(outcome, Finished) else logging.ERROR):
             return
         report = outcome.report
-        log = self._log.bind(request_id=request.id, agent=request.agent, task_id=_task_of(report))
+        log = self._log.bind(request_id=request.id, agent=request.agent, task_id=task_id)
         if isinstance(outcome, Finished):
             log.info(
                 names.TASK_FINISHED,
@@ -219,12 +217,3 @@ class LogObserver:
             retry_at_ms=outcome.retry_at_ms,
             duration_ms=outcome.report.ended_ms - outcome.report.started_ms,
         )
-
-
-def _task_id(reservation_id: str) -> str:
-    """Take the task's id out of the id of one of its reservations: it stands before the dot."""
-    return reservation_id.partition(".")[0]
-
-
-def _task_of(report: Report) -> str:
-    return _task_id(report.attempts[0].reservation_id) if report.attempts else ""

@@ -14,12 +14,12 @@ class Observers:
         """Keep the observers."""
         self._observers = tuple(observers)
 
-    def fact(self, request: Request, fact: Fact, now_ms: int) -> None:
+    def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
         """Pass one announced fact on."""
         for observer in self._observers:
-            observer.fact(request, fact, now_ms)
+            observer.fact(task_id, request, fact, now_ms)
 
-    def ended(self, request: Request, outcome: Outcome) -> None:
+    def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         """Pass the one ending of a task on."""
         for observer in self._observers:
-            observer.ended(request, outcome)
+            observer.ended(task_id, request, outcome)

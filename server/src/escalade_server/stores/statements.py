@@ -1,0 +1,57 @@
+"""What the books say to SQLite: each statement once, and many rows in few of them."""
+
+import apsw
+
+
+class Upsert:
+    """Writes many rows in few statements: 64 at a time while there are so many, then fewer."""
+
+    def __init__(self, columns: int, sql: str) -> None:
+        """Take a statement in which ``$ROWS`` stands for the rows."""
+        row = f"({', '.join('?' * columns)})"
+        self._statements = [
+            (size, sql.replace("$ROWS", ", ".join([row] * size))) for size in (64, 16, 4, 1)
+        ]
+
+    def write(self, connection: apsw.Connection, rows: list[tuple[str | int, ...]]) -> None:
+        """Insert the rows, or change those that are there."""
+        begin = 0
+        for size, statement in self._statements:
+            while len(rows) - begin >= size:
+                some = rows[begin : begin + size]
+                connection.execute(statement, [value for row in some for value in row])
+                begin += size
+
+
+RESERVATIONS = Upsert(
+    17,
+    """
+INSERT INTO reservations VALUES $ROWS
+ON CONFLICT (number) DO UPDATE SET state = excluded.state, resolve_at_ms = excluded.resolve_at_ms,
+  used_requests = excluded.used_requests, used_tokens = excluded.used_tokens,
+  used_nanos = excluded.used_nanos, digest = excluded.digest
+""",
+)
+WINDOWS = Upsert(
+    6,
+    """
+INSERT INTO windows VALUES $ROWS
+ON CONFLICT (counter, starts_ms) DO UPDATE SET spent = excluded.spent, held = excluded.held
+""",
+)
+PUT_BENCH = "INSERT OR REPLACE INTO benches VALUES (?, ?, ?, ?)"
+_RESERVATION = """
+SELECT number, id, owner, model, position, state, tokens, nanos, windows, admitted_ms,
+  resolve_at_ms, agent, routed, digest, used_requests, used_tokens, used_nanos FROM reservations
+"""
+MET = _RESERVATION + " WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # constants
+UNSETTLED = _RESERVATION + " WHERE state < ?"
+DROP_SLICES = """
+DELETE FROM windows WHERE ends_ms <= ? AND counter IN
+  (SELECT id FROM counters WHERE period IN (SELECT value FROM json_each(?)))
+"""
+DROP_RESERVATIONS = """
+DELETE FROM reservations
+WHERE number IN (SELECT number FROM reservations ORDER BY number LIMIT ?)
+  AND state >= ? AND admitted_ms <= ?
+"""
