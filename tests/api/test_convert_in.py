@@ -18,6 +18,7 @@ from escalade_server.api.findings import json_depth
 from escalade_server.api.status import Refusal, RefusedError
 from escalade_server.core.task import (
     Constraints,
+    DataDemand,
     Delivery,
     Effort,
     FormatKind,
@@ -258,11 +259,17 @@ def test_a_name_that_the_strategy_lacks_is_not_found(wire: CompleteRequest, fiel
     assert [path for path, _ in refusal.violations] == [field]
 
 
+def test_r31_a_plan_is_asked_of_route() -> None:
+    refusal = refused(task(dry_run=True))
+
+    assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert [path for path, _ in refusal.violations] == ["task.dry_run"]
+
+
 UNBUILT = [
-    (task(dry_run=True), "task.dry_run"),
     (task(session_id="s"), "task.session_id"),
     (task(evidence=[e.Evidence(kind=e.EVIDENCE_KIND_OUTPUT_CUT)]), "task.evidence"),
-    (task(data_demand=9), "task.data_demand = 9"),  # type: ignore[arg-type]
+    (task(data_demand=9), "task.data_demand = 9"),
     (limits(may_wait=True), "constraints.may_wait"),
     (limits(max_wait=Duration(seconds=1)), "constraints.max_wait"),
     (ask(quality=c.QualityDemands(must_contain=["x"])), "quality"),
@@ -292,8 +299,9 @@ def test_what_is_not_built_is_refused_by_name(wire: CompleteRequest, name: str) 
 def test_every_finding_is_told_at_once() -> None:
     refusal = refused(ask(max_output_tokens=0, task=e.Task(tokens=-1, dry_run=True)))
 
-    assert {path for path, _ in refusal.violations} == {"max_output_tokens", "task.tokens"}
-    assert "(and 1 more)" in refusal.message
+    wrong = {"max_output_tokens", "task.tokens", "task.dry_run"}
+    assert {path for path, _ in refusal.violations} == wrong
+    assert "(and 2 more)" in refusal.message
 
 
 def test_endless_findings_are_bounded() -> None:

@@ -29,7 +29,7 @@ from escalade_server.core.catalog import (
     TaskType,
     Unit,
 )
-from escalade_server.core.events import TextDelta
+from escalade_server.core.events import OutcomeReported, TextDelta
 from escalade_server.core.facts import (
     Assessed,
     ErrorReason,
@@ -41,6 +41,7 @@ from escalade_server.core.facts import (
     Selected,
 )
 from escalade_server.core.money import Price
+from escalade_server.core.plan import Plan, plan
 from escalade_server.core.rules import Rules
 from escalade_server.core.standing import Standing, Verdict, VerdictClass
 from escalade_server.core.task import Basis, FinishReason, Request, Text, Usage
@@ -52,7 +53,8 @@ from escalade_server.core.trace import (
     Report,
     Skip,
 )
-from escalade_server.engine.ports import Caller, Spend, TokenStore
+from escalade_server.engine.late import Booked, ReservationUnknownError
+from escalade_server.engine.ports import Caller, RawEvidence, Spend, TokenStore
 
 NOW_MS = 1_800_000_000_000
 CANARY = "canary-7f3a-never-on-the-wire"
@@ -182,6 +184,12 @@ class FakeRun:
         self.left_count += 1
         self.left.set()
 
+    def extend(self, attempt: int) -> None:
+        raise AssertionError(attempt)
+
+    def end_reports(self) -> None:
+        raise AssertionError
+
 
 Script = Callable[[FakeRun], Awaitable[None]]
 
@@ -228,6 +236,18 @@ class FakeEngine:
             task: asyncio.Task[None] = asyncio.ensure_future(self.script(run))
             run.works.add(task)
         return run
+
+    def plan(self, request: Request) -> Plan:
+        return plan(self.catalog, request, self.standing_now, NOW_MS)
+
+    async def report(
+        self,
+        reservation_id: str,
+        outcome: OutcomeReported,
+        agent: str,
+        evidence: RawEvidence | None = None,
+    ) -> Booked:
+        raise ReservationUnknownError
 
     def standing(self) -> Standing:
         return self.standing_now

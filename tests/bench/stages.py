@@ -48,8 +48,9 @@ from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.entropy import SystemEntropy
-from escalade_server.engine.ports import Providers, Spend, Store
+from escalade_server.engine.ports import Kept, Providers, Spend, Store
 from escalade_server.providers.codec import Endpoint
+from escalade_server.providers.evidence import EvidenceClassifier
 from escalade_server.providers.http import HttpClient, HttpLimits
 from escalade_server.providers.registry import ProviderRegistry
 from escalade_server.stores.sqlite import SqliteStore
@@ -202,6 +203,8 @@ class Sums:
         self._books.settle(self._held.pop(order.reservation_id), order)
         return self.bench(order, now_ms)
 
+    async def find(self, reservation_id: str) -> Kept | None: ...
+
     def bench(self, order: Settle | SetBench, now_ms: int) -> "asyncio.Future[None]":
         done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
@@ -264,7 +267,7 @@ async def _serve(kind: str, base_url: str, folder: Path, stack: AsyncExitStack) 
         stack.push_async_callback(store.close)
         engine = Engine(
             catalog=catalog, store=store, providers=providers, clock=clock,
-            entropy=SystemEntropy(), observer=Nobody(),
+            entropy=SystemEntropy(), observer=Nobody(), classifier=EvidenceClassifier(),
         )  # fmt: skip
     server = build_server(engine, ServerOptions(port=0))
     stack.push_async_callback(server.stop, 0.1)

@@ -4,11 +4,11 @@ import pytest
 
 from escalade_server.core import policy
 from escalade_server.core.agents import closed_to, limited
-from escalade_server.core.catalog import Agent, Counter, CounterScope, Period, Unit
-from escalade_server.core.commands import Candidate
+from escalade_server.core.catalog import Agent, Counter, CounterScope, Model, Period, Unit
+from escalade_server.core.experience import Experience
 from escalade_server.core.ledger import denial
 from escalade_server.core.need import Need, need_of
-from escalade_server.core.standing import Balance, Cause, Denial, Standing, VerdictClass
+from escalade_server.core.standing import Balance, Cause, Denial, Standing, Verdict, VerdictClass
 from escalade_server.core.task import Constraints, DataDemand, Request, Task
 from tests.core.builders import DAY, OTHER, T0, request, three_layers
 
@@ -119,18 +119,18 @@ def test_r15_an_agents_cap_counts_what_paid_models_are_worth() -> None:
     assert needed().candidate(GLM, None).counters is GLM.counters
 
 
-def judged(candidate: Candidate, standing: Standing) -> policy.Verdict:
-    layer = STRATEGY.layers[candidate.model.layer_index]
-    view = policy.view(needed(RATE, CAP), policy.Experience(), standing, T0, require=False)
-    return policy.judge(candidate.model, layer, view)[0]
+def judged(model: Model, standing: Standing) -> Verdict:
+    layer = STRATEGY.layers[model.layer_index]
+    view = policy.view(needed(RATE, CAP), Experience(), standing, T0, require=False)
+    return policy.judge(model, layer, view)[0]
 
 
 def test_a_full_counter_of_an_agent_is_in_the_way_of_every_model() -> None:
     full = Standing({RATE.key: Balance("d", 4, 1, DAY)})
     for model in STRATEGY.models:
-        found = judged(needed(RATE).candidate(model, None), full)
+        found = judged(model, full)
         assert (found.cls, found.counter) == (VerdictClass.HELD, RATE)
-    spent = judged(needed(RATE).candidate(MINI, None), Standing({RATE.key: Balance("d", 5, 0, DAY)}))
+    spent = judged(MINI, Standing({RATE.key: Balance("d", 5, 0, DAY)}))
     assert (spent.cls, spent.cause, spent.until_ms) == (VerdictClass.RATE, Cause.WINDOW_FULL, DAY)
 
 

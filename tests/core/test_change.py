@@ -46,7 +46,7 @@ def test_r20_the_reason_is_the_last_failed_attempt_of_the_layer() -> None:
     found = change.escalation(pages, BUDGET, (full(),))
 
     assert found == Escalated(
-        "free", "budget", R.TIMEOUT, "flash gave no token in 30.0 s", EscalationKind.FAILURE, 2
+        "free", "budget", R.TIMEOUT, "flash: gave no token in 30.0 s", EscalationKind.FAILURE, 2
     )
 
 
@@ -140,7 +140,7 @@ def test_r12_a_paid_layer_for_want_of_a_key_is_an_alert_too() -> None:
 
     alert, escalated, selected = told(BUDGET, no_key)
 
-    detail = "budget is used because free is not configured: mini has no key"
+    detail = "budget is used because free is not configured: mini: has no key"
     assert alert == Alert(AlertKind.UNCONFIGURED, detail, M2)
     assert isinstance(escalated, Escalated)
     assert escalated.reason is R.UNCONFIGURED

@@ -95,7 +95,7 @@ def test_each_variable_of_the_sentence_stands_in_the_metadata() -> None:
     found = ending.no_way(pages(FULL, SPENT, HUGE), "", None, T0)
 
     assert found.detail == (
-        "every layer is exhausted: mini is full; flash is spent; glm never fits"
+        "every layer is exhausted: mini: is full; flash: is spent; glm: never fits"
     )
     assert found.metadata == (
         ("free/mini", "window_full"), ("free/flash", "cap_spent"), ("budget/glm", "never_fits"),
@@ -253,7 +253,7 @@ def test_story_of_a_task_without_an_answer() -> None:
     why = ending.no_way(found, "", None, T0)
 
     assert ending.failed(found, why, T0 + 200).report.story == (
-        "Score 0.7 → free; every layer is exhausted: mini is full, after 0.2 s"
+        "Score 0.7 → free; every layer is exhausted: mini: is full, after 0.2 s"
     )
     assert ending.report(found, T0).story.endswith("; no answer, after 0.0 s")
 

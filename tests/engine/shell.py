@@ -17,9 +17,17 @@ from escalade_server.core.events import (
 from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.standing import Balance, Bench, Standing
-from escalade_server.core.task import FinishReason, Request, Usage
+from escalade_server.core.task import Basis, FinishReason, Request, Usage
 from escalade_server.engine.engine import Engine
-from escalade_server.engine.ports import Provider, ProviderFailure, Spend, StoreError
+from escalade_server.engine.ports import (
+    Booking,
+    Kept,
+    Provider,
+    ProviderFailure,
+    RawEvidence,
+    Spend,
+    StoreError,
+)
 from tests.core.builders import DAY, T0
 
 STORE_S = 0.001
@@ -57,6 +65,7 @@ class FakeStore:
         self.benches: dict[str, Bench] = {}
         self.open_ids: dict[str, ledger.Amounts] = {}
         self.models: dict[str, Model] = {}
+        self.orders: dict[str, Reserve] = {}
         self.settles: list[Settle] = []
         self.hanging: asyncio.Future[None] | None = None
         """While set, no call is served."""
@@ -94,6 +103,7 @@ class FakeStore:
                 self.balances[counter.key] = ledger.hold(row, candidate.amount(counter))
             self.open_ids[order.reservation_id] = ledger.bounds(candidate)
             self.models[order.reservation_id] = candidate.model
+            self.orders[order.reservation_id] = order
             return Reserved(order.attempt, candidate.model.position, tuple(denials))
         return ReservationDenied(order.attempt, tuple(denials), self.standing(now_ms))
 
@@ -106,6 +116,25 @@ class FakeStore:
             row = self.balances[counter.key]
             self.balances[counter.key] = ledger.settle(row, held[at], used[at])
         self.settles.append(order)
+
+    async def find(self, reservation_id: str) -> Kept | None:
+        await self._serve()
+        order = self.orders.get(reservation_id)
+        if order is None:
+            return None
+        model = self.models[reservation_id]
+        candidate = next(c for c in order.candidates if c.model is model)
+        kept = Kept(
+            reservation_id, model.key, order.agent, order.routed, Booking.OPEN, "", T0,
+            candidate.tokens, candidate.nanos,
+        )  # fmt: skip
+        for settle in self.settles:
+            if settle.reservation_id == reservation_id:
+                state = Booking.ASSUMED if settle.basis is Basis.RESERVED else Booking.SETTLED
+                kept = kept._replace(
+                    state=state, digest=settle.digest, tokens=settle.tokens, nanos=settle.nanos
+                )
+        return kept
 
     async def bench(self, order: SetBench, now_ms: int) -> None:
         await self._serve()
@@ -146,6 +175,13 @@ class FakeProviders:
             raise
         finally:
             self.reading -= 1
+
+
+class FakeClassifier:
+    """Takes every piece of evidence for an outage."""
+
+    def classify(self, model: Model, evidence: RawEvidence, now_ms: int) -> Failure:
+        return Failure(FailureClass.OUTAGE, f"{model.id} said {evidence.http_status}")
 
 
 class FakeObserver:
@@ -203,7 +239,7 @@ class World:
         self.store, self.providers, self.observer = FakeStore(fail), FakeProviders(), FakeObserver()
         self.engine = Engine(
             catalog=catalog, store=self.store, providers=self.providers, clock=LoopClock(),
-            entropy=Serial(), observer=self.observer,
+            entropy=Serial(), observer=self.observer, classifier=FakeClassifier(),
         )  # fmt: skip
 
     def start(self, request: Request, *, leaves_at: int = 0) -> FakeCaller:

@@ -6,11 +6,15 @@ from escalade_server.core.money import Price
 
 
 def candidate(
-    provider: str, wire_id: str, output_tokens_max: int = 4_096, dialect: str = "openai"
+    provider: str,
+    wire_id: str,
+    output_tokens_max: int = 4_096,
+    dialect: str = "openai",
+    account: str = "default",
 ) -> Candidate:
     model = Model(
         provider=provider,
-        account="default",
+        account=account,
         id=wire_id,
         wire_id=wire_id,
         dialect=dialect,

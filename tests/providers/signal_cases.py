@@ -57,7 +57,7 @@ class Case:
         model = candidate(self.vendor, "m").model
         full = dataclasses.replace(model, context_tokens=500 if self.near_window else 1_000)
         evidence = beside_the_window(evidence, Candidate(full, 600, 0, 100))
-        return judge(vendor, vendor.name, evidence, NOW_MS)
+        return judge(vendor, evidence, NOW_MS)
 
     def outcome(self, vendor: Vendor) -> Outcome:
         """The same, as far as rows decide it."""

@@ -22,7 +22,7 @@ from escalade_server.provider_simulator import (
 )
 from escalade_server.providers import dialect
 from escalade_server.providers.codec import Endpoint
-from escalade_server.providers.dialect import CLASSES
+from escalade_server.providers.dialect import CLASSES, WORDS
 from escalade_server.providers.http import HttpClient, TransportKind
 from escalade_server.providers.registry import ProviderRegistry
 from tests.providers.candidates import candidate
@@ -174,6 +174,8 @@ async def test_an_answer_that_breaks_off_is_a_failure(client: HttpClient, ending
     assert isinstance(told, Failure)
     assert told.cls is FailureClass.PROTOCOL
     assert told.code == "cut"
+    words = "the stream ended before its end (cut)" if ending else "the answer was cut off"
+    assert told.detail == words
     assert told.sent
 
 
@@ -198,7 +200,7 @@ async def test_nobody_there_is_an_outage_and_nothing_was_sent(client: HttpClient
         base = server.url.removesuffix("/chat/completions")
     told = await failure(client, base)
     assert (told.cls, told.code, told.sent) == (FailureClass.OUTAGE, "connect", False)
-    assert told.detail.startswith("openai: connect")
+    assert told.detail == "it cannot be reached (connection refused)"
 
 
 async def test_a_reset_before_the_answer_is_an_outage_that_may_be_billed(
@@ -211,6 +213,7 @@ async def test_a_reset_before_the_answer_is_an_outage_that_may_be_billed(
     async with serve(script) as server:
         told = await failure(client, server.url.removesuffix("/chat/completions"))
     assert (told.cls, told.code, told.sent) == (FailureClass.OUTAGE, "reset", True)
+    assert told.detail == "the connection was reset"
 
 
 async def test_a_key_that_cannot_be_sent_is_our_configuration(client: HttpClient) -> None:
@@ -269,8 +272,8 @@ async def test_a_redirect_is_an_answer_and_never_followed(client: HttpClient) ->
         assert len(server.heads) == 1
 
 
-def test_every_kind_of_transport_failure_has_a_class() -> None:
-    assert set(CLASSES) == set(TransportKind)
+def test_every_kind_of_transport_failure_has_a_class_and_words() -> None:
+    assert set(CLASSES) == set(WORDS) == set(TransportKind)
 
 
 C = FailureClass

@@ -31,7 +31,7 @@ async def test_nobody_listens(client: HttpClient) -> None:
         port = free.getsockname()[1]
     failure = await broken(client, f"http://127.0.0.1:{port}/v1/chat/completions")
     assert (failure.kind, failure.sent) == (TransportKind.CONNECT, False)
-    assert "ECONNREFUSED" in failure.detail
+    assert failure.detail == "connection refused"
 
 
 async def test_a_name_that_is_none(client: HttpClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ async def test_a_name_that_is_none(client: HttpClient, monkeypatch: pytest.Monke
     monkeypatch.setattr(aiohttp.DefaultResolver, "resolve", resolve)
     failure = await broken(client, "http://escalade.invalid/v1/chat/completions")
     assert (failure.kind, failure.sent) == (TransportKind.CONNECT, False)
-    assert "DNS" in failure.detail
+    assert failure.detail == "its name is not known to DNS"
 
 
 async def test_no_connection_in_time(client: HttpClient) -> None:

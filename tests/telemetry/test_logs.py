@@ -107,6 +107,7 @@ def test_an_escalation_is_one_line_with_its_reason() -> None:
         "event": "task.escalated",
         "request_id": "request-1",
         "agent": "agent-1",
+        "task_id": "t1",
         "from_layer": "free",
         "to_layer": "paid",
         "reason": "rate_limit",
@@ -156,6 +157,7 @@ def test_the_end_of_a_task_has_its_figures() -> None:
     assert finished["duration_ms"] == 1_200
     assert finished["list_nano_usd"] == 2_100_000
     assert finished["layer"] == "paid"
+    assert {line["task_id"] for line in (finished, *failed)} == {"t1"}
     assert [line["level"] for line in failed] == ["warning", "info", "error"]
     assert [line["reason"] for line in failed] == ["rate_limited", "cancelled", "bug"]
 

@@ -18,7 +18,8 @@ class Model:
     account: str = ""
 
     def __str__(self) -> str:
-        return "/".join(word for word in (self.provider, self.model) if word) or self.layer
+        name = "/".join(word for word in (self.provider, self.model) if word) or self.layer
+        return f"{name} ({self.account})" if self.account not in {"", "default"} else name
 
 
 @dataclass(frozen=True, slots=True)

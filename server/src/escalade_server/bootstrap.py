@@ -42,6 +42,7 @@ from escalade_server.provider_simulator import (
     load_scenario,
 )
 from escalade_server.providers.codec import Endpoint
+from escalade_server.providers.evidence import EvidenceClassifier
 from escalade_server.providers.http import HttpClient, HttpLimits
 from escalade_server.providers.registry import CODECS, ProviderRegistry
 from escalade_server.stores.sqlite import SqliteStore
@@ -323,6 +324,8 @@ async def start(
             clock=clock,
             entropy=entropy,
             observer=Observers((log_observer, *observers)) if observers else log_observer,
+            classifier=EvidenceClassifier(),
+            mistakes=mistakes,
         )
         stack.push_async_callback(_drain, engine, log)
         tokens = tokens_of(path, clock, stack)

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from escalade.v1 import completion_pb2, escalation_pb2
-from escalade.v1.router_service_pb2 import CompleteRequest
+from escalade.v1.router_service_pb2 import CompleteRequest, RouteRequest
 from escalade_server.api.convert_messages import messages_from_proto
 from escalade_server.api.findings import (
     DURATION_MS_MAX,
@@ -114,10 +114,10 @@ def request_from_proto(
     """
     found = Findings()
     has = wire.HasField  # an absent message is not looked into: most requests have few of them
-    _unbuilt(wire, found)
+    note_unbuilt(wire, found)
     work_ms, constraints = catalog.rules.work_ms, NO_LIMITS
     if has("constraints"):
-        constraints = _constraints(wire.constraints, catalog, found)
+        constraints = constraints_from_proto(wire.constraints, catalog, found)
         if wire.constraints.HasField("timeout"):
             timeout = wire.constraints.timeout
             work_ms = found.span_ms("constraints.timeout", timeout, 1, DURATION_MS_MAX)
@@ -133,17 +133,19 @@ def request_from_proto(
     shape = wire.response_format if has("response_format") else None
     request = Request(
         id=request_id,
-        task=_task(wire.task, found) if has("task") else NO_TASK,
+        task=task_from_proto(wire.task, found) if has("task") else NO_TASK,
         messages=messages_from_proto(wire.messages, found),
         tools=_tools(wire, found) if wire.tools or shape is not None else (),
         tool_choice=_tool_choice(wire, found) if has("tool_choice") else FREE_CHOICE,
         response_format=PLAIN_TEXT if shape is None else _response_format(shape, found),
         sampling=_sampling(wire.sampling, found) if has("sampling") else NO_SAMPLING,
-        effort=_enum("reasoning_effort", wire.reasoning_effort, _EFFORT, found),
+        effort=enum_from_proto("reasoning_effort", wire.reasoning_effort, _EFFORT, found),
         output_tokens_max=output_max,
         constraints=constraints,
-        on_interruption=_enum("on_interruption", wire.on_interruption, _INTERRUPTION, found),
-        delivery=_enum("delivery", wire.delivery, _DELIVERY, found),
+        on_interruption=enum_from_proto(
+            "on_interruption", wire.on_interruption, _INTERRUPTION, found
+        ),
+        delivery=enum_from_proto("delivery", wire.delivery, _DELIVERY, found),
         agent=agent,
         deadline_ms=now_ms + (work_ms if left_ms is None else min(work_ms, left_ms)),
     )
@@ -151,7 +153,7 @@ def request_from_proto(
     return Asked(request, flush_ms)
 
 
-def _enum(path: str, value: int, table: Mapping[int, _T], found: Findings) -> _T:
+def enum_from_proto(path: str, value: int, table: Mapping[int, _T], found: Findings) -> _T:
     """Look a value up; one that this server does not know yet is not built (P15)."""
     if value not in table:
         found.unbuilt(f"{path} = {value}")
@@ -159,19 +161,21 @@ def _enum(path: str, value: int, table: Mapping[int, _T], found: Findings) -> _T
     return table[value]
 
 
-def _unbuilt(wire: CompleteRequest, found: Findings) -> None:
+def note_unbuilt(wire: CompleteRequest | RouteRequest, found: Findings) -> None:
     """Name what is asked for and not built; never ignore it (P15)."""
     asked = [("resume_token", bool(wire.resume_token))]
-    if wire.HasField("quality"):
-        asked.append(("quality", wire.quality.ByteSize() > 0))
-    if wire.HasField("sampling"):
-        asked.append(("sampling.top_k", wire.sampling.HasField("top_k")))
+    if isinstance(wire, CompleteRequest):
+        if wire.HasField("quality"):
+            asked.append(("quality", wire.quality.ByteSize() > 0))
+        if wire.HasField("sampling"):
+            asked.append(("sampling.top_k", wire.sampling.HasField("top_k")))
+        if wire.task.dry_run:
+            found.wrong("task.dry_run", "asks for a plan, and Complete does the work; ask Route")
     if wire.HasField("constraints"):
         asked.append(("constraints.may_wait", wire.constraints.may_wait))
         asked.append(("constraints.max_wait", wire.constraints.HasField("max_wait")))
     if wire.HasField("task"):
         task = wire.task
-        asked.append(("task.dry_run", task.dry_run))
         asked.append(("task.session_id", bool(task.session_id)))
         asked.append(("task.evidence", bool(task.evidence)))
     for name, is_asked in asked:
@@ -179,7 +183,8 @@ def _unbuilt(wire: CompleteRequest, found: Findings) -> None:
             found.unbuilt(name)
 
 
-def _task(wire: escalation_pb2.Task, found: Findings) -> Task:
+def task_from_proto(wire: escalation_pb2.Task, found: Findings) -> Task:
+    """Convert what a caller says of its task."""
     files: int | None = None
     if wire.HasField("file_count"):
         files = found.whole("task.file_count", wire.file_count, 0, FILES_MAX)
@@ -213,7 +218,7 @@ def _task(wire: escalation_pb2.Task, found: Findings) -> Task:
         complexity_micro=complexity_micro,
         capabilities=tuple(wire.capabilities),
         labels=tuple(sorted(wire.labels.items())),
-        data_demand=_enum("task.data_demand", wire.data_demand, _DEMANDS, found),
+        data_demand=enum_from_proto("task.data_demand", wire.data_demand, _DEMANDS, found),
     )
 
 
@@ -239,9 +244,10 @@ def _models(path: str, names: tuple[str, ...], catalog: Catalog, found: Findings
             found.unknown(f"{path}[{at}]", "names no model of the strategy")
 
 
-def _constraints(
+def constraints_from_proto(
     wire: escalation_pb2.Constraints, catalog: Catalog, found: Findings
 ) -> Constraints:
+    """Convert the limits of one task; every name must be of the strategy."""
     lowest = _layer("constraints.lowest_layer", wire.lowest_layer, catalog, found)
     highest = _layer("constraints.highest_layer", wire.highest_layer, catalog, found)
     if lowest is not None and highest is not None and lowest > highest:
@@ -313,7 +319,7 @@ def _tool_choice(wire: CompleteRequest, found: Findings) -> ToolChoice:
         if all(tool.name != choice.tool_name for tool in wire.tools):
             found.wrong("tool_choice.tool_name", "names none of the tools")
         return ToolChoice(ToolMode.NAMED, choice.tool_name)
-    mode = _enum("tool_choice.mode", choice.mode, _TOOL_MODE, found)
+    mode = enum_from_proto("tool_choice.mode", choice.mode, _TOOL_MODE, found)
     if mode is ToolMode.REQUIRED and not wire.tools:
         found.wrong("tool_choice.mode", "demands a call, and there are no tools")
     return ToolChoice(mode)

@@ -190,7 +190,8 @@ def _put_cost(wire: completion_pb2.Cost, list_nanos: int, charged_nanos: int) ->
     wire.charged_nano_usd = charged_nanos
 
 
-def _put_attempt(wire: escalation_pb2.Attempt, record: AttemptRecord) -> None:
+def put_attempt(wire: escalation_pb2.Attempt, record: AttemptRecord) -> None:
+    """Write one attempt."""
     wire.attempt = record.number
     _put_model(wire.target, record.model)
     wire.status = ATTEMPTS[record.status]
@@ -227,7 +228,7 @@ def put_report(wire: escalation_pb2.Report, report: Report) -> None:
     wire.baseline_nano_usd = report.baseline_nanos or 0
     weakest = BASES[Basis.NONE]
     for record in report.attempts:
-        _put_attempt(wire.attempts.add(), record)
+        put_attempt(wire.attempts.add(), record)
         weakest = max(weakest, BASES[record.basis])
     wire.basis = weakest
     for room in report.headroom:

@@ -3,9 +3,12 @@
 from typing import Protocol
 
 from escalade_server.core.catalog import Catalog
+from escalade_server.core.events import OutcomeReported
+from escalade_server.core.plan import Plan
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Request
-from escalade_server.engine.ports import Caller, Clock, Entropy, Spend
+from escalade_server.engine.late import Booked
+from escalade_server.engine.ports import Caller, Clock, Entropy, RawEvidence, Spend
 
 
 class Run(Protocol):
@@ -13,6 +16,14 @@ class Run(Protocol):
 
     def leave(self) -> None:
         """Tell the task that its caller is gone; settling goes on without anyone waiting (P4)."""
+        ...
+
+    def extend(self, attempt: int) -> None:
+        """Extend the lease of an attempt that its caller works on (R32)."""
+        ...
+
+    def end_reports(self) -> None:
+        """Tell that the caller will not report any more, but still listens (R31)."""
         ...
 
 
@@ -41,6 +52,20 @@ class Engine(Protocol):
 
     def start(self, request: Request, caller: Caller) -> Run:
         """Start a task; everything it has to say goes to ``caller``. Never raises."""
+        ...
+
+    def plan(self, request: Request) -> Plan:
+        """Work out where a task would go, and reserve nothing (R31)."""
+        ...
+
+    async def report(
+        self,
+        reservation_id: str,
+        outcome: OutcomeReported,
+        agent: str,
+        evidence: RawEvidence | None = None,
+    ) -> Booked:
+        """Take a caller's report on an attempt: its task goes on by it, else the books change."""
         ...
 
     def standing(self) -> Standing:

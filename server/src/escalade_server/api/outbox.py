@@ -6,11 +6,12 @@ Rules of the file:
    busy is joined, so a slow reader gets fewer, larger messages.
 3. ``Assessed`` and ``Selected`` may wait ``HOLD_S`` for the first delta; everything else never.
 4. In WHOLE delivery deltas are not sent at all; the answer comes with ``Finished``.
+5. Under Route no deltas come, and ``Selected`` waits for nothing.
 """
 
 import asyncio
 
-from escalade.v1.router_service_pb2 import CompleteResponse
+from escalade.v1.router_service_pb2 import CompleteResponse, RouteResponse
 from escalade_server.api.convert_out import put_event, state_to_proto, wire_text
 from escalade_server.core.catalog import Model
 from escalade_server.core.events import Delta, StateDelta, TextDelta, ToolCallDelta
@@ -26,6 +27,7 @@ from escalade_server.core.facts import (
 
 HOLD_S = 0.020
 """How long bookkeeping may wait for the first delta (DESIGN 6)."""
+Response = CompleteResponse | RouteResponse
 HIGH_WATER_CHARS = 65_536
 """Text waiting for the writer at which the provider is no longer read."""
 
@@ -55,17 +57,25 @@ class Outbox:
     """``engine.ports.Caller`` for one call of ``Complete``. Nothing here blocks or raises."""
 
     __slots__ = (
-        "_attempt", "_due", "_flush_s", "_items", "_loop", "_outcome", "_room", "_size", "_tail",
-        "_timer", "_waiter", "_whole", "closed", "outcome", "running", "sequence", "writing_since",
+        "_attempt", "_broken", "_due", "_flush_s", "_items", "_loop", "_outcome", "_response",
+        "_room", "_size", "_tail", "_timer", "_waiter", "_whole", "closed", "outcome", "running",
+        "sequence", "writing_since",
     )  # fmt: skip
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, whole: bool, flush_s: float = 0.0
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        whole: bool,
+        flush_s: float = 0.0,
+        response: type[Response] = CompleteResponse,
     ) -> None:
         """Start empty. ``flush_s`` joins deltas after an attempt's first for up to that time."""
         self._loop = loop
         self._whole = whole
         self._flush_s = flush_s
+        self._response = response
+        self._broken: Exception | None = None
         self._items: list[Fact | Outcome | Piece] = []
         self._tail: Piece | None = None
         self._size = 0
@@ -96,7 +106,10 @@ class Outbox:
             self.running = fact.model if isinstance(fact, Selected) else None
             self._items.append(fact)
             self._tail = None
-            self._arm(HOLD_S)
+            if kind is Selected and self._response is RouteResponse:
+                self._ready()
+            else:
+                self._arm(HOLD_S)
             return
         self.running = None
         if kind is Retracted and self._whole:
@@ -158,12 +171,23 @@ class Outbox:
         """Whether the engine has given the ending."""
         return self._outcome is not None
 
-    async def take(self) -> CompleteResponse:
-        """Wait until something is due; answer all that is ready, as one message."""
+    def break_off(self, error: Exception) -> None:
+        """Make the writer raise this instead of taking more: the call ends by it."""
+        self._broken = error
+        self._ready()
+
+    async def take(self) -> Response:
+        """Wait until something is due; answer all that is ready, as one message.
+
+        Raises:
+            Exception: what ``break_off`` was given.
+        """
         while not self._due:
             self._waiter = self._loop.create_future()
             await self._waiter
         self._waiter = None
+        if self._broken is not None:
+            raise self._broken
         items, self._items = self._items, []
         self._tail = None
         self._due = False
@@ -171,7 +195,7 @@ class Outbox:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         self.outcome = self._outcome
-        response = CompleteResponse()
+        response = self._response()
         sequence = self.sequence
         for item in items:
             sequence += 1
@@ -204,7 +228,7 @@ class Outbox:
             self._waiter.set_result(None)
 
 
-def _write_piece(response: CompleteResponse, sequence: int, piece: Piece) -> None:
+def _write_piece(response: Response, sequence: int, piece: Piece) -> None:
     """Write joined deltas. Filled in place: the hottest construction of the API."""
     event = response.events.add()
     event.sequence = sequence

@@ -5,6 +5,7 @@ the caller goes (cancel, deadline, death, drain: P3), the run is told, and nobod
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from grpc import aio
@@ -14,16 +15,28 @@ from escalade.v1.escalation_pb2 import Event, Failed, Report
 from escalade.v1.router_service_pb2 import (
     CompleteRequest,
     CompleteResponse,
+    ReportOutcomeRequest,
+    ReportOutcomeResponse,
+    RouteRequest,
+    RouteResponse,
 )
 from escalade_server.api.callers import Identity, refuse_closed
 from escalade_server.api.calls import Call, Calls
 from escalade_server.api.convert_in import request_from_proto
+from escalade_server.api.convert_route import (
+    booked_to_proto,
+    plan_to_proto,
+    route_from_proto,
+)
 from escalade_server.api.face import Engine
-from escalade_server.api.methods import Context, Mistakes, refuse
-from escalade_server.api.outbox import Outbox
+from escalade_server.api.findings import ID, Findings
+from escalade_server.api.methods import Context, refuse
+from escalade_server.api.outbox import Outbox, Response
+from escalade_server.api.route import Hearing, RouteOutbox, first_message, take
 from escalade_server.api.status import Refusal, RefusedError, bug, refusal_of
 from escalade_server.core import facts
 from escalade_server.core.task import Delivery
+from escalade_server.engine.ports import Mistakes
 
 REQUEST_ID_KEY = "escalade-request-id"
 """Initial metadata at acceptance: from then on no channel repeats the call (P12)."""
@@ -47,7 +60,7 @@ def left_ms(remaining_s: float | None) -> int | None:
 
 
 class RouterServicer:
-    """Serves ``Complete``; the methods it lacks are refused by name (``methods``)."""
+    """Serves ``Complete``, ``Route`` and ``ReportOutcome``."""
 
     def __init__(self, engine: Engine, calls: Calls, mistakes: Mistakes) -> None:
         """Keep the engine, the registry of calls in flight, and where mistakes go."""
@@ -59,15 +72,52 @@ class RouterServicer:
         self, request: CompleteRequest, context: Context, caller: Identity
     ) -> None:
         """Do the work and stream the events of one task."""
+
+        async def serve(call: Call) -> None:
+            await self._serve(request, context, caller, call)
+
+        await self._admit(request, CompleteResponse, context, caller, serve)
+
+    async def Route(  # noqa: N802 - a proto name
+        self, _requests: object, context: Context, caller: Identity
+    ) -> None:
+        """Decide for a caller that calls the models itself, and reports (R31-R33)."""
+        request = await first_message(context)
+
+        async def serve(call: Call) -> None:
+            await self._route(request, context, caller, call)
+
+        await self._admit(request, RouteResponse, context, caller, serve)
+
+    async def ReportOutcome(  # noqa: N802 - a proto name
+        self, request: ReportOutcomeRequest, _context: Context, caller: Identity
+    ) -> ReportOutcomeResponse:
+        """Take a report outside its stream: idempotent, and bound to the agent (R32)."""
+        found = Findings()
+        found.matches("reservation_id", request.reservation_id, ID)
+        found.raise_any()
+        return booked_to_proto(
+            await take(self._engine, request.reservation_id, request.outcome, caller.agent)
+        )
+
+    async def _admit(
+        self,
+        request: CompleteRequest | RouteRequest,
+        response: type[Response],
+        context: Context,
+        caller: Identity,
+        serve: Callable[[Call], Awaitable[None]],
+    ) -> None:
+        """Serve a call if there is room for it; however that ends, its stream ends properly."""
         size_bytes = request.ByteSize()
         busy = self._calls.refusal(size_bytes, caller.own)
         if busy is not None:
             raise RefusedError(busy)  # without any message, so that a channel may retry it
         call = self._calls.open(size_bytes, caller.agent)
         try:
-            await self._serve(request, context, caller, call)
+            await serve(call)
         except RefusedError as error:
-            await _fail(request, context, call, error.refusal)
+            await _fail(request.request_id, response, context, call, error.refusal)
         except asyncio.CancelledError:
             if not call.is_cut:
                 raise
@@ -75,7 +125,8 @@ class RouterServicer:
         except aio.BaseError:
             pass  # the transport is gone: nobody is left to be told (P3)
         except Exception as error:  # noqa: BLE001 - a mistake of ours ends with an event too (P5)
-            await _fail(request, context, call, bug(self._mistakes(error)))
+            refusal = bug(self._mistakes(error))
+            await _fail(request.request_id, response, context, call, refusal)
         finally:
             self._calls.close(call)
 
@@ -83,20 +134,12 @@ class RouterServicer:
         self, request: CompleteRequest, context: Context, caller: Identity, call: Call
     ) -> None:
         engine = self._engine
-        left = left_ms(context.time_remaining())
-        if left is not None and left <= 0:
-            raise RefusedError(
-                Refusal(
-                    error_pb2.ERROR_REASON_DEADLINE_REACHED,
-                    "the deadline leaves no time to work; nothing was started",
-                )
-            )
         asked = request_from_proto(
             request,
             engine.catalog,
             request_id=request.request_id or engine.entropy.task_id(),
             now_ms=engine.clock.now_ms(),
-            left_ms=left,
+            left_ms=_time_to_work(context),
             agent=caller.agent,
         )
         refuse_closed(asked.request, caller, engine.catalog)
@@ -115,6 +158,54 @@ class RouterServicer:
         if isinstance(outcome, facts.Failed):
             refuse(context, refusal_of(outcome, engine.clock.now_ms()))
 
+    async def _route(
+        self, wire: RouteRequest, context: Context, caller: Identity, call: Call
+    ) -> None:
+        engine = self._engine
+        request = route_from_proto(
+            wire,
+            engine.catalog,
+            request_id=wire.request_id or engine.entropy.task_id(),
+            now_ms=engine.clock.now_ms(),
+            left_ms=_time_to_work(context),
+            agent=caller.agent,
+            trusted=not caller.agent or caller.own.trusted_reports,
+        )
+        refuse_closed(request, caller, engine.catalog)
+        accepted = ((REQUEST_ID_KEY, request.id),)
+        if wire.task.dry_run:
+            await context.send_initial_metadata(accepted)
+            plan = engine.plan(request)
+            await context.write(plan_to_proto(plan, request, engine.clock.now_ms()))
+            return
+        loop = asyncio.get_running_loop()
+        call.outbox = outbox = RouteOutbox(loop)
+        run = engine.start(request, outbox)
+        hearing = loop.create_task(Hearing(engine, run, outbox, context, caller.agent).listen())
+        try:
+            await context.send_initial_metadata(accepted)
+            outcome = await _pump(outbox, context, loop)
+        finally:
+            hearing.cancel()
+            outbox.close()
+            if not outbox.ended:
+                run.leave()
+        if isinstance(outcome, facts.Failed):
+            refuse(context, refusal_of(outcome, engine.clock.now_ms()))
+
+
+def _time_to_work(context: Context) -> int | None:
+    """Answer what the caller's deadline leaves for the core; None without one."""
+    left = left_ms(context.time_remaining())
+    if left is not None and left <= 0:
+        raise RefusedError(
+            Refusal(
+                error_pb2.ERROR_REASON_DEADLINE_REACHED,
+                "the deadline leaves no time to work; nothing was started",
+            )
+        )
+    return left
+
 
 async def _pump(outbox: Outbox, context: Context, loop: asyncio.AbstractEventLoop) -> facts.Outcome:
     """Write what the outbox gives until its ending is written."""
@@ -128,14 +219,16 @@ async def _pump(outbox: Outbox, context: Context, loop: asyncio.AbstractEventLoo
             return outbox.outcome
 
 
-async def _fail(request: CompleteRequest, context: Context, call: Call, refusal: Refusal) -> None:
+async def _fail(
+    request_id: str, response: type[Response], context: Context, call: Call, refusal: Refusal
+) -> None:
     """End a stream that the engine does not end: one ``Failed``, then its status (R30)."""
     sequence = 1 if call.outbox is None else call.outbox.sequence + 1
     failed = Failed(
         reason=refusal.reason,
         message=refusal.message,
-        report=Report(request_id=request.request_id),
+        report=Report(request_id=request_id),
     )
     with suppress(aio.BaseError):  # nobody is left to be told (P3)
-        await context.write(CompleteResponse(events=[Event(sequence=sequence, failed=failed)]))
+        await context.write(response(events=[Event(sequence=sequence, failed=failed)]))
         refuse(context, refusal)

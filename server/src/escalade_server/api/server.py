@@ -20,16 +20,13 @@ from escalade.v1 import operations_service_pb2, router_service_pb2
 from escalade_server.api.callers import Gate, Identity
 from escalade_server.api.calls import Calls
 from escalade_server.api.face import Engine
-from escalade_server.api.methods import (
-    MALFORMED,
-    Context,
-    add_service,
-)
+from escalade_server.api.methods import MALFORMED, Context, add_service
 from escalade_server.api.operations_servicer import OperationsServicer, ServiceInfo
 from escalade_server.api.router_servicer import RouterServicer
 from escalade_server.api.status import RefusedError
 from escalade_server.api.tls import Certificates, TlsError, TlsFiles, Told
-from escalade_server.engine.ports import TokenStore
+from escalade_server.engine.mistakes import LoopMistakes
+from escalade_server.engine.ports import Mistakes, TokenStore
 
 _ROUTER = router_service_pb2.DESCRIPTOR.services_by_name["RouterService"]
 _OPERATIONS = operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]
@@ -249,7 +246,7 @@ def refuse_exposed(options: ServerOptions) -> None:
     if options.tls is None:
         raise BindError(
             f"{reach}, and prompts and tokens would travel in the clear: give --tls-cert and"
-            " --tls-key, or allow it explicitly with --allow-insecure"
+            " --tls-key, listen on 127.0.0.1, or allow it explicitly with --allow-insecure"
         )
 
 

@@ -226,12 +226,12 @@ class Cascade:
         orders = self._seen.learn(live, failure, self._rules, estimate, self._now)
         self._out += shared(orders, live, failure, self._request)
         if live.delivered and self._request.on_interruption is OnInterruption.FAIL:
-            self._fail(ErrorReason.INTERRUPTED, f"{words.name(live.model)}: {failure.detail}")
+            self._fail(ErrorReason.INTERRUPTED, change.broke(live.model, failure.detail))
             return
         self._cut = failure if live.delivered else self._cut
         self._retract(live, failure)
         if TABLE[failure.cls].terminal:
-            self._fail(ErrorReason.REQUEST_REJECTED, f"{words.name(live.model)}: {failure.detail}")
+            self._fail(ErrorReason.REQUEST_REJECTED, change.broke(live.model, failure.detail))
         else:
             self._go_on()
 

@@ -2,7 +2,7 @@
 
 from escalade_server.core import walk, words
 from escalade_server.core.attempt import Live
-from escalade_server.core.catalog import Layer
+from escalade_server.core.catalog import Layer, Model
 from escalade_server.core.diary import Diary
 from escalade_server.core.facts import (
     Alert,
@@ -31,12 +31,13 @@ def escalation(diary: Diary, to: Layer, skips: tuple[Skip, ...]) -> Escalated:
     blamed = look.assessment.start_layer if down and not begun else left
     first = next((s for s in skips if s.layer == blamed and s.model), None)
     if failed is not None:
-        reason, detail = _reason_of(failed), f"{words.name(failed.model)}: {failed.detail}"
+        reason, detail = _reason_of(failed), broke(failed.model, failed.detail)
     elif not begun and look.origin and not down:
         kind, reason, detail = EscalationKind.INITIAL, look.initial, look.initial_detail
     elif first is not None and first.model:
         reason = walk.reason_of(first.verdict)
-        detail = f"{words.name(first.model)}{_had(first)}"
+        sep = " " if _is_full(first) else ": "
+        detail = f"{words.name(first.model)}{sep}{_had(first)}"
     else:
         detail = f"no model of {left} is available"
     passed = [s for s in skips if s is not first and s.layer not in (left, to.name)]
@@ -45,6 +46,11 @@ def escalation(diary: Diary, to: Layer, skips: tuple[Skip, ...]) -> Escalated:
     if down:
         kind, reason = EscalationKind.DOWNGRADE, EscalationReason.DOWNGRADE
     return Escalated(left, to.name, reason, detail, kind, failed.number if failed else None)
+
+
+def broke(model: Model, detail: str) -> str:
+    """Say which model failed, and how."""
+    return f"{words.name(model)}: {detail}"
 
 
 def facts(diary: Diary, layer: Layer, live: Live, skips: tuple[Skip, ...]) -> list[Fact]:
@@ -102,11 +108,14 @@ def _reason_of(failed: AttemptRecord) -> EscalationReason:
 
 
 def _had(skip: Skip) -> str:
-    full = skip.verdict.cause.value in ("window_full", "cap_spent", "held")
-    return f" had {skip.verdict.detail}" if full else f": {skip.verdict.detail}"
+    return f"had {skip.verdict.detail}" if _is_full(skip) else skip.verdict.detail
+
+
+def _is_full(skip: Skip) -> bool:
+    return skip.verdict.cause.value in ("window_full", "cap_spent", "held")
 
 
 def _passed(skip: Skip) -> str:
     if skip.model is None:
         return f"{skip.layer} ({skip.verdict.detail})"
-    return f"{words.name(skip.model)}{_had(skip)}"
+    return f"{words.name(skip.model)} ({_had(skip)})"

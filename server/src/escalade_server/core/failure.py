@@ -124,14 +124,15 @@ def cooldown(failure: Failure, on_limit_ms: int | None, now_ms: int) -> tuple[Sc
     """Say what a failure sets aside and until when; None for nothing.
 
     The provider's own instant wins; ``on_limit_ms`` (``cooldown_on_limit``) stands in for it when
-    a used-up quota names none (R9).
+    a used-up quota names none that is still to come (R9).
     """
     row = TABLE[failure.cls]
     scope = failure.scope or row.scope
     if row.cooldown_ms is None or scope is Scope.NONE:
         return None
-    if failure.reset_at_ms is not None:
-        return scope, max(failure.reset_at_ms, now_ms)
-    if failure.cls is FailureClass.QUOTA_WINDOW and on_limit_ms is not None:
+    reset_ms, of_quota = failure.reset_at_ms, failure.cls is FailureClass.QUOTA_WINDOW
+    if reset_ms is not None and (reset_ms > now_ms or not of_quota):
+        return scope, max(reset_ms, now_ms)
+    if of_quota and on_limit_ms is not None:
         return scope, now_ms + on_limit_ms
     return scope, min(now_ms + row.cooldown_ms, NEVER_MS)

@@ -7,10 +7,9 @@ import asyncio
 from dataclasses import replace
 
 from escalade_server.core.agents import limited
-from escalade_server.core.catalog import Catalog, Model
+from escalade_server.core.catalog import Catalog
 from escalade_server.core.commands import SetBench
 from escalade_server.core.events import OutcomeReported
-from escalade_server.core.failure import Failure
 from escalade_server.core.plan import Plan, plan
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Request
@@ -79,10 +78,6 @@ class Engine:
         request = limited(request, self.catalog)
         return plan(self.catalog, request, self.standing(), self.clock.now_ms())
 
-    def classify(self, model: Model, evidence: RawEvidence) -> Failure:
-        """Say what a caller's raw evidence means (R33)."""
-        return self.classifier.classify(model, evidence, self.clock.now_ms())
-
     async def report(
         self,
         reservation_id: str,
@@ -104,7 +99,9 @@ class Engine:
         if run is not None and told is not None:
             known = outcome._replace(attempt=told.attempt)
             if evidence is not None:
-                known = known._replace(failure=self.classify(told.model, evidence))
+                now_ms = self.clock.now_ms()
+                failure = self.classifier.classify(told.model, evidence, now_ms)
+                known = known._replace(failure=failure)
             run.report(known)  # its settlement is ordered before the look at the books
         return await correct(self, reservation_id, outcome, agent, evidence)
 

@@ -152,6 +152,9 @@ class Fault:
     """For kinds that break an answer: after so many pieces of text."""
     retry_after_ms: int | None = None
     """For refusals that name an instant; None: what the vendor would say of this kind."""
+    retry_after: str | None = None
+    """The `Retry-After` header of a refusal, as it is written, also when it is nonsense; empty
+    leaves it out. Either way no other header names an instant."""
     reason: str | None = None
     """For answers withheld and error frames: the vendor's own word (`RECITATION`, `cyber`,
     `api_error`); None: its most usual one."""

@@ -7,6 +7,7 @@ fault, context window, quotas, concurrency. Only then is it answered, counted an
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import NamedTuple
@@ -54,6 +55,7 @@ SOME_LIMIT = 50
 NEAREST = FaultKind.RATE_LIMIT
 """How a scripted refusal is told in a foreign dialect whose vendor has no such thing."""
 HIDDEN_KEY = "sk-****"
+NAMES_INSTANT = re.compile(r"retry-after|ratelimit", re.IGNORECASE)
 
 
 class Call(NamedTuple):
@@ -380,6 +382,9 @@ class Simulator:
         if refusal.content_type == JSON_TYPE:
             body = voice.dialect.error_body(body, asked)
         headers = dict(refusal.headers) | {"content-type": refusal.content_type}
+        if fault.retry_after is not None:
+            headers = {k: v for k, v in headers.items() if not NAMES_INSTANT.search(k)}
+            headers |= {"retry-after": fault.retry_after} if fault.retry_after else {}
         if voice.vendor.request_id_header:
             headers[voice.vendor.request_id_header] = refusal.request_id
         return web.Response(status=refusal.status, body=body, headers=headers)
