@@ -4,8 +4,9 @@ import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+import grpc
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
@@ -97,11 +98,17 @@ class Served:
         asked = ReportOutcomeRequest(reservation_id=reservation_id, outcome=outcome)
         return await self.router.ReportOutcome(asked)
 
-    async def refused(self, reservation_id: str, outcome: Outcome) -> str:
-        """Report, which must not work; answer code and reason."""
+    async def refused(
+        self,
+        reservation_id: str,
+        outcome: Outcome,
+        credentials: tuple[tuple[str, str], ...] = (),
+    ) -> str:
+        """Report; answer code and reason of the refusal."""
         asked = ReportOutcomeRequest(reservation_id=reservation_id, outcome=outcome)
-        ended = await told(self.router.ReportOutcome(asked), [])
-        return f"{ended.code.name} {ended.reason}"
+        ended = await told(self.router.ReportOutcome(asked, metadata=credentials), [])
+        is_ok = ended.code is grpc.StatusCode.OK
+        return "OK" if is_ok else f"{ended.code.name} {ended.reason}"
 
 
 class Talk:
@@ -182,13 +189,15 @@ def not_sent(attempt: int = 1) -> Outcome:
 
 
 @asynccontextmanager
-async def served(folder: Path, strategy: str = STRATEGY) -> AsyncIterator[Served]:
+async def served(
+    folder: Path, strategy: str = STRATEGY, auth: Literal["required", "optional"] = "optional"
+) -> AsyncIterator[Served]:
     """Serve over the state in a folder; again, it is the same state."""
     file = folder / "strategy.yaml"
     file.write_text(strategy)
     options = Options(
         strategy=str(file), port=0, state=str(folder / "state.sqlite3"), grace_s=0.2,
-        auth="optional",
+        auth=auth,
     )  # fmt: skip
     running = await bootstrap.start(options, environ=KEYS, log_stream=io.StringIO())
     try:

@@ -22,6 +22,7 @@ from escalade.v1.router_service_pb2 import (
     Progress,
     RouteRequest,
 )
+from escalade_server import bootstrap
 from escalade_server.core import calling
 from escalade_server.core.events import OutcomeReported
 from escalade_server.engine import late
@@ -46,7 +47,8 @@ from tests.api.route_world import (
 
 FREE = RouteRequest(task=e.Task(type="parse", tokens=100))
 GONE = "NOT_FOUND RESERVATION_UNKNOWN"
-DAY_LIMIT = b'{"error": {"type": "insufficient_quota", "code": "insufficient_quota"}}'
+NO_BALANCE = b'{"error": {"type": "insufficient_quota", "code": "insufficient_quota"}}'
+RATE_LIMIT = b'{"error": {"type": "requests", "code": "rate_limit_exceeded"}}'
 
 
 @pytest.fixture
@@ -182,13 +184,30 @@ async def test_r33_a_refusal_is_an_answer_and_goes_to_nobody_else(server: Served
 
 async def test_r33_raw_evidence_is_classed_here_and_benches_for_everyone(server: Served) -> None:
     talk, _ = await selected(server, FREE)
-    await talk.say(evidence(http_status=429, headers={"Retry-After": "7"}, body=DAY_LIMIT))
+    await talk.say(evidence(http_status=429, headers={"Retry-After": "7"}, body=RATE_LIMIT))
     fallback = await talk.hear("fallback")
 
-    assert fallback.failure_class == x.FAILURE_CLASS_BALANCE
+    assert fallback.failure_class == x.FAILURE_CLASS_RATE_SHORT
     await talk.hear("selected")
+    asked = RouteRequest(task=e.Task(type="parse", dry_run=True))
+    report = (await (await Talk.begin(server, asked)).hear("finished")).report
+    wait_ms = report.plan[0].until.ToMilliseconds() - report.ended.ToMilliseconds()
+    assert report.plan[0].reason == "cooldown"
+    assert 5_000 < wait_ms <= 7_000
     other, _ = await selected(server, FREE)
     assert other.events[-1].selected.target.model == "deepseek-chat"
+    other.call.cancel()
+    talk.call.cancel()
+
+
+async def test_r33_an_empty_balance_may_be_the_callers_own(server: Served) -> None:
+    talk, _ = await selected(server, FREE)
+    await talk.say(evidence(http_status=429, body=NO_BALANCE))
+    assert (await talk.hear("alert")).kind == e.ALERT_KIND_BALANCE
+    assert (await talk.hear("selected")).target.model == "deepseek-chat"
+    other, _ = await selected(server, FREE)
+
+    assert other.events[-1].selected.target.model == "gpt-4o-mini"
     other.call.cancel()
     talk.call.cancel()
 
@@ -198,9 +217,10 @@ async def test_r33_nothing_was_sent_so_nothing_is_booked(server: Served) -> None
     await talk.say(evidence(transport_failure=TRANSPORT_FAILURE_CONNECT))
     await talk.hear("selected")
     await talk.say(not_sent(2))
-    ended = await talk.end()
+    assert (await talk.hear("selected")).target.layer == "free"
+    talk.call.cancel()
+    await server.settled()
 
-    assert ended.code is grpc.StatusCode.UNAVAILABLE
     assert server.books() == (0, 0)
 
 
@@ -249,6 +269,7 @@ async def test_r32_an_expired_lease_is_booked_at_the_reserve(
         grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_REACHED",
     )  # fmt: skip
     assert "lease" in ended.message
+    await server.settled()
     assert server.books() == (RESERVE_NANOS, 0)
     assert (await server.report(reservation, ok())).corrected
     assert server.books() == (COST_NANOS, 0)
@@ -276,6 +297,7 @@ async def test_r32_the_callers_own_limit_bounds_the_lease(server: Served) -> Non
     assert begun == pytest.approx(5.0, abs=0.1)
     assert ended.reason == "DEADLINE_REACHED"
     assert made.HasField("expires")
+    await server.settled()
     assert server.books() == (RESERVE_NANOS, 0)
 
 
@@ -353,7 +375,7 @@ async def test_r32_of_two_different_reports_at_once_one_is_booked(server: Served
         *(server.refused(reservation, outcome) for outcome in (ok(), other))
     )
 
-    assert sorted(told) == ["INVALID_ARGUMENT OUTCOME_CONFLICT", "OK "]
+    assert sorted(told) == ["INVALID_ARGUMENT OUTCOME_CONFLICT", "OK"]
     assert server.books() in {(COST_NANOS, 0), (10 * 1_000 + 10 * 5_000, 0)}
 
 
@@ -383,6 +405,29 @@ async def test_r32_a_reservation_is_its_agents_alone(server: Served) -> None:
     for unknown in ("0" * 32 + ".1", "no-such", reservation + "1"):
         assert await server.refused(unknown, ok()) == GONE
     assert server.books() == (RESERVE_NANOS, 0)
+
+
+async def test_r32_another_agents_token_opens_nothing(tmp_path: Path) -> None:
+    def named(name: str) -> tuple[tuple[str, str], ...]:
+        desk = bootstrap.token_desk(str(tmp_path / "state.sqlite3"), None)
+        text, _ = desk.create(name, bootstrap.Rank.AGENT, None)
+        desk.close()
+        return (("authorization", f"Bearer {text}"),)
+
+    mine, other = named("mine"), named("other")
+    async with served(tmp_path, auth="required") as server:
+        call = server.router.Route(metadata=mine, timeout=10)
+        talk = Talk(call)
+        await call.write(paid())
+        reservation = (await talk.hear("selected")).reservation_id
+        assert await server.refused(reservation, ok(), other) == GONE
+        call.cancel()
+        await server.settled()
+        assert await server.refused(reservation, ok(), other) == GONE
+        assert await server.refused(reservation, ok()) == "UNAUTHENTICATED CALLER_UNKNOWN"
+        assert server.books() == (RESERVE_NANOS, 0)
+        assert await server.refused(reservation, ok(), mine) == "OK"
+        assert server.books() == (COST_NANOS, 0)
 
 
 async def test_r32_a_live_attempt_is_its_agents_alone(server: Served) -> None:

@@ -1,5 +1,7 @@
 """`escalade explain`: the scores of the issue, the start, and every model with its reason."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.cli.commands import data, run, strategy
@@ -46,10 +48,10 @@ def test_json_has_the_promised_keys() -> None:
     assert promised <= found.keys()
     assert found["parts"] == {"files": 3, "depth": 3.6, "context": 3}
     assert found["start_layer"] == "premium_reserve"
-    assert found["selected"].keys() == {"layer", "provider", "model"}
+    assert found["selected"].keys() == {"layer", "provider", "account", "model"}
     assert found["selected"]["layer"] == "premium_reserve"
     for row in found["candidates"]:
-        assert {"layer", "provider", "model", "verdict", "reason"} <= row.keys()
+        assert {"layer", "provider", "account", "model", "verdict", "reason"} <= row.keys()
     assert [row["layer"] for row in found["candidates"]] == [
         *["premium_reserve"] * 2, *["budget_fallback"] * 2, *["free_primary"] * 3,
     ]  # fmt: skip
@@ -146,3 +148,27 @@ def test_a_bad_file_is_named_with_its_errors() -> None:
     assert "nowhere.yaml" in result.stderr
     assert "cannot be read" in result.stderr
     assert not result.stdout
+
+
+ACCOUNTS = """\
+fallback_strategy:
+  layers:
+    - {name: free, priority: 1, models: [{provider: openai, model: gpt-4o-mini}]}
+providers:
+  openai: {accounts: {work: {api_key_env: OPENAI_API_KEY}, spare: {api_key_env: NANOGPT_API_KEY}}}
+"""
+
+
+def test_r18_each_account_has_its_line_and_its_own_key(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(ACCOUNTS)
+    found = data(run("explain", "--strategy", str(file), "--json", keys=("OPENAI_API_KEY",)))
+
+    assert found["selected"]["account"] == "work"
+    assert [(row["account"], row["credential"]) for row in found["candidates"]] == [
+        ("work", "present"),
+        ("spare", "missing"),
+    ]
+    assert "openai/gpt-4o-mini (work) is asked first" in found["sentence"]
+    shown = run("explain", "--strategy", str(file)).stdout
+    assert "gpt-4o-mini (spare)" in shown

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 
 from escalade_server.core import ledger
 from escalade_server.core.catalog import Catalog, Counter, Model
-from escalade_server.core.commands import CallModel, Reserve, SetBench, Settle
+from escalade_server.core.commands import CallModel, Candidate, Reserve, SetBench, Settle
 from escalade_server.core.events import (
     ChunkArrived,
     Delta,
@@ -64,7 +64,7 @@ class FakeStore:
         self.balances: dict[str, Balance] = {}
         self.benches: dict[str, Bench] = {}
         self.open_ids: dict[str, ledger.Amounts] = {}
-        self.models: dict[str, Model] = {}
+        self.candidates: dict[str, Candidate] = {}
         self.orders: dict[str, Reserve] = {}
         self.settles: list[Settle] = []
         self.hanging: asyncio.Future[None] | None = None
@@ -93,7 +93,7 @@ class FakeStore:
         await self._serve()
         denials = []
         for candidate in order.candidates:
-            counters = candidate.model.counters
+            counters = candidate.counters
             why = ledger.denial(candidate, [self.balances.get(c.key, EMPTY) for c in counters])
             if why is not None:
                 denials.append(why)
@@ -102,7 +102,7 @@ class FakeStore:
                 row = self.balances.get(counter.key, EMPTY)
                 self.balances[counter.key] = ledger.hold(row, candidate.amount(counter))
             self.open_ids[order.reservation_id] = ledger.bounds(candidate)
-            self.models[order.reservation_id] = candidate.model
+            self.candidates[order.reservation_id] = candidate
             self.orders[order.reservation_id] = order
             return Reserved(order.attempt, candidate.model.position, tuple(denials))
         return ReservationDenied(order.attempt, tuple(denials), self.standing(now_ms))
@@ -111,7 +111,7 @@ class FakeStore:
         await self._serve()
         held = self.open_ids.pop(order.reservation_id)
         used = ledger.Amounts(order.requests, order.tokens, order.nanos)
-        for counter in self.models[order.reservation_id].counters:
+        for counter in self.candidates[order.reservation_id].counters:
             at = ledger.FIELD[counter.unit]
             row = self.balances[counter.key]
             self.balances[counter.key] = ledger.settle(row, held[at], used[at])
@@ -122,10 +122,9 @@ class FakeStore:
         order = self.orders.get(reservation_id)
         if order is None:
             return None
-        model = self.models[reservation_id]
-        candidate = next(c for c in order.candidates if c.model is model)
+        candidate = self.candidates[reservation_id]
         kept = Kept(
-            reservation_id, model.key, order.agent, order.routed, Booking.OPEN, "", T0,
+            reservation_id, candidate.model.key, order.agent, order.routed, Booking.OPEN, "", T0,
             candidate.tokens, candidate.nanos,
         )  # fmt: skip
         for settle in self.settles:

@@ -148,3 +148,5 @@ def test_an_attempt_tells_all() -> None:
 
 def test_a_model_without_a_name_is_its_layer() -> None:
     assert str(escalade.Model("paid", "", "")) == "paid"
+    assert str(escalade.Model("paid", "openai", "gpt", "default")) == "openai/gpt"
+    assert str(escalade.Model("paid", "openai", "gpt", "spare")) == "openai/gpt (spare)"

@@ -156,8 +156,10 @@ def test_calls_go_round_the_replicas(form: str) -> None:
     with testing.Server(reply) as one, testing.Server(reply) as two:
         target = form.format(one.target, two.target)
         with escalade.Client(target, token="t", timeout=20) as client:
-            while not (one.calls and two.calls):  # until both connections stand
+            for _ in range(500):  # until both connections stand
                 client.complete("x")
+                if one.calls and two.calls:
+                    break
             before = len(one.calls), len(two.calls)
             for _ in range(10):
                 client.complete("x")

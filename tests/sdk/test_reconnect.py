@@ -255,6 +255,7 @@ async def test_closing_the_stream_between_two_runs_ends_it() -> None:
         await stream.close()
         with pytest.raises(escalade.UsageError, match="before its end"):
             await reading
+        assert client._channels.work.in_flight == (0,)
     assert len(server.calls) == 1
 
 

@@ -303,9 +303,7 @@ async def start(
     path = state_path(state)
     clock, entropy = SystemClock(), SystemEntropy()
     async with AsyncExitStack() as stack:
-        sink = LineSink(stream)
-        log = make_logger(sink, stream, options.log_format, options.log_level)
-        stack.callback(_close_log, sink, log)
+        log = _open_log(options, stream, stack)
         mistakes = LoggedMistakes(log, entropy.task_id)
         _catch_strays(stack, mistakes, log)
         http = await stack.enter_async_context(HttpClient(HttpLimits()))
@@ -335,11 +333,7 @@ async def start(
             engine, told, mistakes=mistakes, tokens=tokens, tls_told=partial(_say_tls, log)
         )
         stack.push_async_callback(_stop_server, server, options.grace_s, log)
-        try:
-            port = await server.start()
-        except BindError as error:
-            raise StartError(f"{error}") from error
-        target = f"{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
+        target = await _listen(server, options.host)
         if not is_text(stream, options.log_format):  # people are told by the command itself
             _say(log, loaded, target, state if is_new else "", nobody_known=nobody_known)
         return Running(
@@ -351,6 +345,22 @@ async def start(
             engine=engine,
             stack=stack.pop_all(),
         )
+
+
+def _open_log(options: Options, stream: TextIO, stack: AsyncExitStack) -> Log:
+    sink = LineSink(stream)
+    log = make_logger(sink, stream, options.log_format, options.log_level)
+    stack.callback(_close_log, sink, log)
+    return log
+
+
+async def _listen(server: ApiServer, host: str) -> str:
+    """Start to listen; answer the target that clients dial."""
+    try:
+        port = await server.start()
+    except BindError as error:
+        raise StartError(f"{error}") from error
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 async def _open_store(

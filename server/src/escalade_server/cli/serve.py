@@ -7,6 +7,7 @@ from escalade_server import bootstrap
 from escalade_server.bootstrap import Loaded, Options, Running, StartError, StrategyErrors
 from escalade_server.cli import output
 from escalade_server.cli.output import CommandError
+from escalade_server.report.plan import name_of
 
 DEFAULT_LISTEN = "127.0.0.1:50051"
 PORT_MAX = 65_535
@@ -134,6 +135,7 @@ def _as_json(running: Running) -> dict[str, object]:
                 "models": [
                     {
                         "provider": model.provider,
+                        "account": model.account,
                         "model": model.id,
                         "usable": model.absence is None,
                         "why_not": model.absence.detail if model.absence else "",
@@ -155,8 +157,9 @@ def _say(running: Running) -> None:
     out = output.console()
     loaded = running.loaded
     out.print(output.table(("layer", "model", "billing", "ready"), _rows(loaded), out))
-    for (provider, _), why in bootstrap.missing_keys(loaded).items():
-        output.say(out, f"No key for {provider}: {why}.", "yellow")
+    for (provider, account), why in bootstrap.missing_keys(loaded).items():
+        whose = provider if account == "default" else f"{provider} ({account})"
+        output.say(out, f"No key for {whose}: {why}.", "yellow")
     for notice in loaded.notices:
         if notice.code != "NO_KEY":
             output.say(out, str(notice), "cyan")
@@ -177,6 +180,5 @@ def _rows(loaded: Loaded) -> list[tuple[str | Text, ...]]:
         for model in layer.models:
             absence = model.absence
             ready = Text(f"no: {absence.detail}", "yellow") if absence else Text("yes", "green")
-            name = f"{model.provider}/{model.id}"
-            rows.append((layer.name, name, model.billing.value, ready))
+            rows.append((layer.name, name_of(model), model.billing.value, ready))
     return rows

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 import escalade
-from escalade.v1.escalation_pb2 import Quota, QuotaUnit, VerdictClass
+from escalade.v1.escalation_pb2 import ModelRef, Quota, QuotaUnit, VerdictClass
 from escalade.v1.operations_service_pb2 import (
     Billing,
     CircuitState,
@@ -64,11 +64,16 @@ def _layer_rows(layer: LayerStatus) -> Iterator[Sequence[str | Text]]:
         state = "ok" if ok else _word(VerdictClass.Name(model.verdict), "VERDICT_CLASS_")
         yield (
             layer.name,
-            f"{model.target.provider}/{model.target.model}",
+            _named(model.target),
             _word(Billing.Name(model.billing), "BILLING_"),
             Text(state, "green" if ok else "yellow"),
             "" if ok else _why(model),
         )
+
+
+def _named(target: ModelRef) -> str:
+    """Name a model as people do, with its account where the provider has several."""
+    return str(escalade.Model(target.layer, target.provider, target.model, target.account))
 
 
 def _why(model: ModelStatus) -> str:

@@ -19,7 +19,8 @@ LIVE_MAX = 2
 AGENT = re.compile(r"[\x21-\x7e]{1,100}")
 """Names of agents: the same as in the strategy file."""
 _TEXT = re.compile(r"esc_([0-9a-f]{1,32})_[0-9a-f]{64}")
-_NO_DIGEST = bytes(hashlib.sha256().digest_size)
+_NOBODY = Token("", "", Rank.AGENT, bytes(hashlib.sha256().digest_size), 0)
+"""Stands in for a token that there is not; no text has this hash."""
 
 
 class Draw(Protocol):
@@ -49,10 +50,10 @@ def holder(text: str, tokens: TokenStore, now_ms: int) -> Token | None:
         StoreError: the tokens cannot be read.
     """
     shape = _TEXT.fullmatch(text)
-    token = tokens.find(shape[1] if shape else "")
-    digest = _NO_DIGEST if token is None else token.digest
-    is_same = hmac.compare_digest(digest_of(text), digest)
-    return token if is_same and token is not None and token.is_live(now_ms) else None
+    token = tokens.find(shape[1] if shape else "") or _NOBODY
+    is_same = hmac.compare_digest(digest_of(text), token.digest)
+    is_live = token.is_live(now_ms)
+    return token if is_same and is_live else None
 
 
 class TokenDesk:
