@@ -134,14 +134,14 @@ async def call(channel: Any, name: str, headers: Headers) -> Ending:
         request = health_pb2.HealthCheckRequest(service=HEALTH_NAMES[1]).SerializeToString()
     sent: Any
     if method.client_streaming:
-        sent = channel.stream_stream(path)(metadata=headers, timeout=5)
+        sent = channel.stream_stream(path)(metadata=headers, timeout=20)
         with suppress(aio.AioRpcError):
             await sent.write(request)
             await sent.done_writing()
     elif method.server_streaming:
-        sent = channel.unary_stream(path)(request, metadata=headers, timeout=5)
+        sent = channel.unary_stream(path)(request, metadata=headers, timeout=20)
     else:
-        sent = channel.unary_unary(path)(request, metadata=headers, timeout=5)
+        sent = channel.unary_unary(path)(request, metadata=headers, timeout=20)
         with suppress(aio.AioRpcError):
             await sent
         return await ending(sent)
@@ -297,7 +297,7 @@ async def test_d15_an_agent_has_so_many_calls_at_once() -> None:
 
 async def status(w: World, who: str) -> operations_service_pb2.GetStatusResponse:
     wanted = operations_service_pb2.GetStatusRequest()
-    return await w.operations.GetStatus(wanted, metadata=bearer(who), timeout=5)
+    return await w.operations.GetStatus(wanted, metadata=bearer(who), timeout=20)
 
 
 def quotas(shown: operations_service_pb2.GetStatusResponse) -> set[str]:

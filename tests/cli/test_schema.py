@@ -41,17 +41,22 @@ def test_every_command_has_help_and_json() -> None:
     names = [line.split()[0] for line in commands if line.startswith("  ") and line[2] != " "]
     assert {"check", "complete", "explain", "schema", "serve", "status"} <= set(names)
     for name in names:
-        assert "--json" in run(name, "--help").stdout, name
+        words = run(name, "--help").stdout
+        below = ["create", "list", "revoke", "rotate"] if name == "token" else []
+        assert all(f"  {each} " in words for each in below)
+        for each in [[name, each] for each in below] or [[name]]:
+            assert "--json" in run(*each, "--help").stdout, each
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("30s", 30), ("500ms", 0.5), ("2m", 120), ("1.5h", 5400), ("7", 7)]
+    ("text", "seconds"),
+    [("30s", 30), ("500ms", 0.5), ("2m", 120), ("1.5h", 5400), ("7", 7), ("2d", 172_800)],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert output.Duration().convert(text, None, None) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "-1s", "soon", "1d"])
+@pytest.mark.parametrize("text", ["", "-1s", "soon", "1w"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(click.BadParameter, match="write 30s"):
         output.Duration().convert(text, None, None)
