@@ -73,7 +73,7 @@ class Served:
     """A running server with its channel."""
 
     def __init__(self, running: Running, channel: aio.Channel) -> None:
-        self.running = running
+        self.running, self.channel = running, channel
         self.router: services.RouterServiceAsyncStub = services.RouterServiceStub(channel)
         self.operations: operations.OperationsServiceAsyncStub = operations.OperationsServiceStub(
             channel

@@ -7,7 +7,6 @@ import pytest
 
 from escalade.v1 import escalation_pb2 as e
 from escalade.v1 import operations_service_pb2 as o
-from escalade.v1 import router_service_pb2 as r
 from escalade_server.api.operations_servicer import ServiceInfo
 from escalade_server.api.server import ServerOptions
 from escalade_server.core.failure import NEVER_MS, FailureClass

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from escalade.v1.escalation_pb2 import Event
-from escalade.v1.router_service_pb2 import CompleteResponse
-from escalade_server.api.outbox import HIGH_WATER_CHARS, Outbox
+from escalade_server.api.outbox import HIGH_WATER_CHARS, Outbox, Response
 from escalade_server.core.events import (
     Delta,
     ReasoningDelta,
@@ -40,7 +39,7 @@ def outbox(*, whole: bool = False, flush_s: float = 0.0) -> Outbox:
     return Outbox(asyncio.get_running_loop(), whole=whole, flush_s=flush_s)
 
 
-async def soon(box: Outbox) -> CompleteResponse:
+async def soon(box: Outbox) -> Response:
     """Take what is due within a moment that is much shorter than a hold."""
     return await asyncio.wait_for(box.take(), 0.005)
 

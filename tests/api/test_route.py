@@ -19,14 +19,17 @@ from escalade.v1.router_service_pb2 import (
     Outcome,
     OutcomeFailed,
     OutcomeOk,
+    OutcomeRejected,
     Progress,
     RouteRequest,
+    RouteResponse,
 )
 from escalade_server import bootstrap
 from escalade_server.core import calling
 from escalade_server.core.events import OutcomeReported
 from escalade_server.engine import late
 from escalade_server.engine.late import ReservationUnknownError
+from escalade_server.engine.ports import StoreError
 from tests.api import route_world
 from tests.api.route_world import (
     COST_NANOS,
@@ -598,7 +601,7 @@ BAD_LATER = [
         RouteRequest(outcome=Outcome(attempt=1, ok=OutcomeOk(reported_model="a\nb"))),
         "outcome.ok.reported_model",
     ),
-    (RouteRequest(outcome=failed(0)), "outcome.failed.failure_class"),
+    (RouteRequest(outcome=failed(x.FAILURE_CLASS_UNSPECIFIED)), "outcome.failed.failure_class"),
     (RouteRequest(outcome=failed(x.FAILURE_CLASS_GATE)), "outcome.failed.failure_class"),
     (
         RouteRequest(outcome=Outcome(attempt=1, failed=OutcomeFailed())),
@@ -672,6 +675,50 @@ async def test_a_stream_without_a_message_is_refused(
     for told in (ended, slow):
         assert told.code is grpc.StatusCode.INVALID_ARGUMENT
         assert told.message.startswith("task ")
+
+
+async def test_bytes_that_are_no_message_end_the_call(server: Served) -> None:
+    path = "/escalade.v1.RouterService/Route"
+    first = paid().SerializeToString()
+    for sent in ([b"\xff"], [first, b"\xff"]):
+        raw: Any = server.channel.stream_stream(
+            path, response_deserializer=RouteResponse.FromString
+        )
+        talk = Talk(raw(timeout=10))
+        for data in sent:
+            await talk.call.write(data)
+        ended = await talk.end()
+        assert (ended.code, ended.reason) == (
+            grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_INVALID",
+        )  # fmt: skip
+        assert "no valid message" in ended.message
+    await server.settled()
+    assert server.books()[1] == 0
+
+
+async def test_a_report_that_cannot_be_booked_may_be_sent_again(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reservation = await unreported(server)
+
+    def broken(*_: object) -> None:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as while_full:
+        while_full.setattr(server.running.engine.store, "settle", broken)
+        assert await server.refused(reservation, ok()) == "UNAVAILABLE LEDGER_UNAVAILABLE"
+    assert await server.refused(reservation, ok()) == "OK"
+    assert server.books() == (COST_NANOS, 0)
+
+
+async def test_a_gate_may_be_the_callers_own(server: Served) -> None:
+    for gate, word in ((c.GATE_UNSPECIFIED, "of its own"), (c.GATE_EMPTY, "empty")):
+        reservation = await unreported(server)
+        outcome = Outcome(attempt=1, rejected=OutcomeRejected(gate=gate, usage=USED))
+        detail = (await server.report(reservation, outcome)).attempt.detail
+        assert detail == f"failed the caller's gate {word}"
+    unknown = Outcome(attempt=1, rejected=OutcomeRejected(gate=99))  # type: ignore[arg-type]
+    assert await server.refused(reservation, unknown) == "UNIMPLEMENTED NOT_YET_BUILT"
 
 
 async def test_unstated_input_is_granted_a_default(server: Served) -> None:

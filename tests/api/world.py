@@ -1,7 +1,7 @@
 """A scripted engine behind the real API server, and a client, all in one process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,11 @@ from escalade.v1 import operations_service_pb2_grpc, router_service_pb2_grpc
 from escalade.v1.completion_pb2 import ROLE_USER, Part
 from escalade.v1.completion_pb2 import Message as WireMessage
 from escalade.v1.escalation_pb2 import Event
-from escalade.v1.router_service_pb2 import CompleteRequest, CompleteResponse
+from escalade.v1.router_service_pb2 import (
+    CompleteRequest,
+    CompleteResponse,
+    RouteResponse,
+)
 from escalade_server.api.server import ApiServer, ServerOptions, build_server
 from escalade_server.core.catalog import (
     Billing,
@@ -317,7 +321,7 @@ def ask(text: str = "Why?", **fields: Any) -> CompleteRequest:
 class Told:
     """All that one call was told."""
 
-    responses: list[CompleteResponse]
+    responses: Sequence[CompleteResponse | RouteResponse]
     code: grpc.StatusCode
     message: str
     status: status_pb2.Status | None
@@ -347,14 +351,14 @@ class Told:
 
 async def listen(call: Any) -> Told:
     """Read a call to its end."""
-    responses: list[CompleteResponse] = []
+    responses: list[CompleteResponse | RouteResponse] = []
     with suppress(aio.AioRpcError):
         async for response in call:
             responses.append(response)  # noqa: PERF401 - what came before an error counts too
     return await told(call, responses)
 
 
-async def told(call: Any, responses: list[CompleteResponse]) -> Told:
+async def told(call: Any, responses: Sequence[CompleteResponse | RouteResponse]) -> Told:
     trailers = dict(await call.trailing_metadata() or ())
     packed = trailers.get("grpc-status-details-bin")
     return Told(

@@ -2,8 +2,17 @@
 
 from dataclasses import replace
 
+import pytest
+
 from escalade_server.core.calling import LEASE_MS
-from escalade_server.core.commands import CallModel, CancelCall, ReportHealth, SetBench, Settle
+from escalade_server.core.commands import (
+    CallModel,
+    CancelCall,
+    ReportHealth,
+    Reserve,
+    SetBench,
+    Settle,
+)
 from escalade_server.core.events import Finish, LeaseExtended, OutcomeReported, ReportsEnded
 from escalade_server.core.facts import (
     Alert,
@@ -155,3 +164,48 @@ def test_a_late_report_of_another_attempt_changes_nothing() -> None:
     play.feed(OutcomeReported(7, Usage(1, 1), STOP))
 
     assert len(play.log) == before
+
+
+def test_r31_half_close_after_the_last_report_takes_nothing_back() -> None:
+    play = routed(PAID)
+    play.feed(OutcomeReported(1, Usage(100, 10), STOP))
+    play.feed(ReportsEnded())
+    play.settled()
+
+    assert play.finished.report.attempts[0].status is AttemptStatus.OK
+
+
+def test_r31_half_close_between_two_selections_ends_the_task() -> None:
+    play = routed()
+    play.feed(OutcomeReported(1, failure=Failure(FailureClass.OVERLOADED, "busy")))
+    play.feed(ReportsEnded())
+
+    assert play.failed.reason is ErrorReason.CANCELLED
+
+
+def test_r33_a_refusal_is_an_answer_here_too() -> None:
+    play = routed(PAID)
+    play.feed(OutcomeReported(1, failure=Failure(FailureClass.CONTENT, "filtered", code="hate")))
+    play.settled()
+
+    assert play.finished.answer.finish is FinishReason.CONTENT_FILTER
+    assert play.finished.answer.finish_detail == "hate"
+
+
+def test_r32_the_reservation_knows_its_caller() -> None:
+    order = routed().last(Reserve)
+
+    assert (order.agent, order.routed) == ("", True)
+
+
+@pytest.mark.parametrize("usage", [Usage(10**6, 1), Usage(1, 1, 2), Usage(-1, 1), Usage(1, 10**6)])
+def test_r32_figures_beyond_belief_are_booked_at_the_reserve(usage: Usage) -> None:
+    play = routed(PAID)
+    held = play.last(Reserve).candidates[0]
+    play.feed(OutcomeReported(1, usage, STOP, digest="d"))
+    settle = play.last(Settle)
+
+    assert (settle.basis, settle.nanos, settle.tokens) == (
+        Basis.RESERVED, held.nanos, held.tokens,
+    )  # fmt: skip
+    assert settle.digest == "d"

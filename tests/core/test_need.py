@@ -4,10 +4,11 @@ import pytest
 
 from escalade_server.core.catalog import Counter, CounterScope, Period, Unit
 from escalade_server.core.money import worst_cost_nanos
-from escalade_server.core.need import IMAGE_TOKENS_BOUND, layer_index
+from escalade_server.core.need import IMAGE_TOKENS_BOUND, INPUT_TOKENS_UNSTATED, layer_index
 from escalade_server.core.task import (
     Constraints,
     DataDemand,
+    Delivery,
     Feature,
     FormatKind,
     Image,
@@ -126,3 +127,36 @@ def test_layers_are_found_by_name() -> None:
     assert (wanted.lowest, wanted.highest) == (1, 1)
     assert (need().lowest, need().highest) == (0, 2)
     assert layer_index(strategy, "nowhere", 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "tokens"),
+    [
+        ({"input_tokens": 7}, 7),
+        ({"input_tokens": 7, "messages": ()}, 7),
+        ({"messages": (), "task": Task(tokens=9)}, 9),
+        ({"messages": (), "task": Task(tokens=9), "delivery": Delivery.ROUTE}, 9),
+        ({"messages": (), "task": Task(), "delivery": Delivery.ROUTE}, INPUT_TOKENS_UNSTATED),
+        ({"messages": (), "task": Task(tokens=0), "delivery": Delivery.ROUTE},
+         INPUT_TOKENS_UNSTATED),
+        ({"messages": (), "task": Task()}, 16),
+    ],
+)  # fmt: skip
+def test_r32_a_stated_input_is_the_bound_and_the_grant(
+    change: dict[str, object], tokens: int
+) -> None:
+    assert need(req=replace(request(), **change)).input_bound == tokens  # type: ignore[arg-type]
+
+
+def test_r3_stated_tokens_count_for_the_score_while_messages_are_measured() -> None:
+    wanted = need(req=request("x" * 400, task=Task(tokens=9)))
+
+    assert wanted.input_bound == 400 + 2 * 16
+
+
+def test_stated_features_stand_beside_those_that_show() -> None:
+    stated = replace(request(), features=frozenset({Feature.IMAGES}))
+    both = replace(stated, tools=(Tool("f", "", "{}"),))
+
+    assert need(req=stated).features == {Feature.IMAGES}
+    assert need(req=both).features == {Feature.IMAGES, Feature.TOOLS}

@@ -7,7 +7,7 @@ import pytest
 from escalade_server.core.catalog import Catalog
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.failure import FailureClass
-from escalade_server.core.plan import Plan, plan, points, sentence
+from escalade_server.core.plan import Plan, is_ok, plan, points, sentence
 from escalade_server.core.standing import Bench, Cause, Standing
 from escalade_server.core.task import Constraints, Delivery, Request, Task
 from tests.core.builders import T0, request, three_layers
@@ -44,6 +44,7 @@ def test_r31_what_stands_against_a_model_is_told_with_its_end() -> None:
     assert [row.verdict.cause for row in full.rows[:2]] == [Cause.WINDOW_FULL] * 2
     assert full.rows[0].verdict.until_ms is not None
     assert full.selected is full.rows[2].model
+    assert [is_ok(row.verdict) for row in full.rows] == [False, False, True, True, True]
     assert benched.rows[0].verdict.until_ms == QUOTA_BENCH.until_ms
     assert benched.selected is benched.rows[1].model
 
@@ -68,8 +69,8 @@ def test_r32_the_callers_own_bounds_are_the_worst_case() -> None:
     ("task", "limits", "standing", "words"),
     [
         (Task("parse", 0, 0), None, None,
-         "Score 0.7 (files 0 + depth 0.7 + context 0) is not above 8: a task of type parse starts"
-         " in free, and openai/mini is asked first (free)."),
+         ("Score 0.7 (files 0 + depth 0.7 + context 0) is not above 8: a task of type parse starts"
+         " in free, and openai/mini is asked first (free).")),
         (Task("parse", 0, 0), None, FREE_FULL,
          "and nano-gpt/glm in budget is asked first (at most $0.0025)."),
         (Task("debug", 0, 0), None, None,

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from escalade_server.core.attempt import Live
+from escalade_server.core.attempt import Ending, Live, Over
 from escalade_server.core.catalog import Billing, Model
 from escalade_server.core.events import ChunkArrived, Finish
 from escalade_server.core.failure import Charge, Failure, FailureClass
@@ -14,6 +14,7 @@ from escalade_server.core.settlement import (
     Booking,
     answered,
     broken,
+    late,
     unread,
 )
 from escalade_server.core.task import Basis, Constraints, FinishReason, Usage
@@ -170,3 +171,49 @@ def test_an_attempt_is_written_down_with_the_figures_it_is_booked_with() -> None
     assert found.finish is FinishReason.STOP
     plain = NOT_SENT.record(live(METERED, NEED), AttemptStatus.NOT_SENT, T0)
     assert (plain.finish, plain.failure, plain.http_status) == (None, None, 0)
+
+
+FAR = Usage(10**9, 10**9)
+WORTH = cost_nanos(Usage(40, 8), PRICE)
+UNSENT = Failure(FailureClass.OUTAGE, "no connection", sent=False)
+BUSY = Failure(FailureClass.OVERLOADED, "busy")
+SLOW = Failure(FailureClass.TIMEOUT, "slow")
+FILTER = Failure(FailureClass.CONTENT, "filtered")
+
+
+@pytest.mark.parametrize(
+    ("end", "usage", "failure", "requests", "nanos", "basis", "status"),
+    [
+        (Ending.WHOLE, Usage(40, 8), None, 1, WORTH, Basis.REPORTED, AttemptStatus.OK),
+        (Ending.WHOLE, None, None, 1, None, Basis.RESERVED, AttemptStatus.OK),
+        (Ending.WHOLE, FAR, None, 1, None, Basis.RESERVED, AttemptStatus.OK),
+        (Ending.WHOLE, Usage(1, 1, 2), None, 1, None, Basis.RESERVED, AttemptStatus.OK),
+        (Ending.WHOLE, None, FILTER, 1, 0, Basis.NONE, AttemptStatus.OK),
+        (Ending.WHOLE, Usage(40, 8), FILTER, 1, WORTH, Basis.REPORTED, AttemptStatus.OK),
+        (Ending.REJECTED, Usage(40, 8), BUSY, 1, WORTH, Basis.REPORTED, AttemptStatus.REJECTED),
+        (Ending.REJECTED, None, BUSY, 1, None, Basis.RESERVED, AttemptStatus.REJECTED),
+        (Ending.BROKEN, None, UNSENT, 0, 0, Basis.NONE, AttemptStatus.NOT_SENT),
+        (Ending.BROKEN, None, BUSY, 1, 0, Basis.NONE, AttemptStatus.FAILED),
+        (Ending.BROKEN, None, SLOW, 1, None, Basis.RESERVED, AttemptStatus.FAILED),
+        (Ending.BROKEN, Usage(40, 8), SLOW, 1, WORTH, Basis.REPORTED, AttemptStatus.FAILED),
+    ],
+)
+def test_r32_what_is_reported_late_is_booked_against_the_reserve(
+    end: Ending, usage: Usage | None, failure: Failure | None, requests: int, nanos: int | None,
+    basis: Basis, status: AttemptStatus,
+) -> None:  # fmt: skip
+    attempt = live(METERED, NEED)
+    attempt.usage = usage
+    booking, found = late(Over(attempt, end, failure))
+
+    worth = attempt.candidate.nanos if nanos is None else nanos
+    assert (booking.requests, booking.nanos, booking.basis, found) == (
+        requests, worth, basis, status,
+    )  # fmt: skip
+    assert not booking.hold
+
+
+def test_a_late_doubt_about_a_free_model_costs_nothing() -> None:
+    booking, _ = late(Over(live(FREE, NEED), Ending.BROKEN, SLOW))
+
+    assert (booking.requests, booking.nanos, booking.basis) == (1, 0, Basis.NONE)

@@ -7,7 +7,9 @@ opaque id, in whatever phase it happens, serialising included (P5, D8); refusals
 details (P6).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -28,6 +30,8 @@ from escalade_server.api.status import (
 )
 from escalade_server.engine.ports import Mistakes
 
+LET_IN_S = 0.25
+"""How long a caller who is refused may take for the message that it is writing."""
 MALFORMED = Refusal(
     error_pb2.ERROR_REASON_REQUEST_INVALID,
     "the request is no valid message: broken bytes, or text that is not UTF-8",
@@ -82,7 +86,7 @@ def _handler(
     if not method.server_streaming:
         unary = _unary(access, behaviour, gate, mistakes)
         return grpc.unary_unary_rpc_method_handler(unary, read)
-    guarded = _stream(access, behaviour, gate, mistakes)
+    guarded = _stream(access, behaviour, gate, mistakes, hears=method.client_streaming)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(guarded, read, write)
     return grpc.unary_stream_rpc_method_handler(guarded, read, write)
@@ -111,6 +115,16 @@ def _parsed(request: object) -> object:
     return request
 
 
+async def _let_in(context: Context) -> None:
+    """Let the first message of a caller arrive, unread.
+
+    grpcio's client makes INTERNAL, without any details, of a status that meets its own writing.
+    """
+    with suppress(aio.BaseError, TimeoutError):
+        async with asyncio.timeout(LET_IN_S):
+            await context.read()
+
+
 def _unary(
     access: Access, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
 ) -> Callable[[Any, Context], Awaitable[bytes]]:
@@ -131,11 +145,16 @@ def _unary(
 
 
 def _stream(
-    access: Access, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
+    access: Access, behaviour: Behaviour, gate: Gate, mistakes: Mistakes, *, hears: bool
 ) -> Callable[[Any, Context], Awaitable[None]]:
     async def call(request: object, context: Context) -> None:
         try:
-            caller = gate.admit(access, request, context)
+            try:
+                caller = gate.admit(access, request, context)
+            except RefusedError:
+                if hears:
+                    await _let_in(context)
+                raise
             await behaviour(_parsed(request), context, caller)
         except RefusedError as error:
             refuse(context, error.refusal)

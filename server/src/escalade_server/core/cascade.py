@@ -262,11 +262,11 @@ class Cascade:
     def _on_reports_ended(self) -> None:
         """The caller will not report: a good ending, with the attempt booked at its reserve."""
         over = self._calling.drop(self._now, self._out)
-        if over is None:
+        if over is not None:
+            self._conclude(over)
+            self._final, self._state = over.live, _State.SETTLING
+        elif self._state is not _State.SETTLING:
             self._give_up(ErrorReason.CANCELLED, "the caller ended its reports")
-            return
-        self._conclude(over)
-        self._final, self._state = over.live, _State.SETTLING
 
     def _give_up(self, reason: ErrorReason, detail: str) -> None:
         """End from outside."""
