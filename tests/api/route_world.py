@@ -207,3 +207,17 @@ async def served(
             yield Served(running, channel)
     finally:
         await running.stop()
+
+
+async def selected(server: Served, first: RouteRequest | None = None) -> tuple[Talk, str]:
+    """Begin a task and take its first selection; answer its reservation too."""
+    talk = await Talk.begin(server, first or paid())
+    return talk, (await talk.hear("selected")).reservation_id
+
+
+async def unreported(server: Served) -> str:
+    """Take a selection and leave without a word."""
+    talk, reservation = await selected(server)
+    talk.call.cancel()
+    await server.settled()
+    return reservation

@@ -355,7 +355,7 @@ async def test_a_mistake_while_converting_ends_the_stream_in_order() -> None:
 
 async def test_a_mistake_before_admission_leaks_nothing() -> None:
     async with world() as w:
-        w.api.calls.refusal = _raise_canary  # type: ignore[method-assign]
+        w.api.calls.refusal = _raise_canary  # type: ignore[assignment, method-assign]
         told = await listen(w.router.Complete(ask()))
 
     assert told.code is grpc.StatusCode.INTERNAL
@@ -375,5 +375,5 @@ async def test_a_mistake_that_the_engine_reports_leaks_nothing() -> None:
     assert CANARY not in repr(told)
 
 
-def _raise_canary(size_bytes: int) -> None:
+def _raise_canary(size_bytes: int, agent: object) -> None:
     raise KeyError(CANARY)

@@ -78,7 +78,7 @@ def request_to_proto(
     if sampling is not None and temperature is not None:
         raise UsageError("temperature stands twice: beside sampling and possibly in it")
     conversation = [Message.system(system)] if system is not None else []
-    conversation += _conversation(messages)
+    conversation += conversation_of(messages)
     try:
         return router_service_pb2.CompleteRequest(
             task=task_to_proto(Task(task) if isinstance(task, str) else task or Task()),
@@ -107,7 +107,7 @@ def request_to_proto(
         raise UsageError(f"the request cannot be sent: {error}") from error
 
 
-def _conversation(messages: Messages) -> list[Message]:
+def conversation_of(messages: Messages) -> list[Message]:
     if isinstance(messages, str):
         return [Message.user(messages)]
     conversation = [messages] if isinstance(messages, Message) else list(messages)
@@ -180,11 +180,11 @@ def task_to_proto(task: Task) -> escalation_pb2.Task:
     }
     return escalation_pb2.Task(
         type=task.type,
-        files=_words(task.files, "files"),
+        files=words_of(task.files, "files"),
         file_count=task.file_count,
         tokens=task.tokens,
         complexity=task.complexity,
-        capabilities=_words(task.capabilities, "capabilities"),
+        capabilities=words_of(task.capabilities, "capabilities"),
         labels=task.labels,
         session_id=task.session_id,
         evidence=[
@@ -194,7 +194,7 @@ def task_to_proto(task: Task) -> escalation_pb2.Task:
             )
             for sign in task.evidence
         ],
-        data_demand=_known(demands, task.data_demand, "data_demand"),
+        data_demand=value_of(demands, task.data_demand, "data_demand"),
     )
 
 
@@ -216,7 +216,7 @@ def _tool_choice(choice: ToolMode | Tool | None) -> completion_pb2.ToolChoice | 
         "none": completion_pb2.TOOL_MODE_NONE,
         "required": completion_pb2.TOOL_MODE_REQUIRED,
     }
-    return completion_pb2.ToolChoice(mode=_known(modes, choice, "tool_choice"))
+    return completion_pb2.ToolChoice(mode=value_of(modes, choice, "tool_choice"))
 
 
 def _response_format(form: ResponseFormat | None) -> completion_pb2.ResponseFormat | None:
@@ -229,7 +229,7 @@ def _response_format(form: ResponseFormat | None) -> completion_pb2.ResponseForm
         "text": completion_pb2.ResponseFormat(text=completion_pb2.TextFormat()),
         "json": completion_pb2.ResponseFormat(json=completion_pb2.JsonFormat()),
     }
-    return _known(forms, form, "response_format")
+    return value_of(forms, form, "response_format")
 
 
 def sampling_to_proto(sampling: Sampling) -> completion_pb2.Sampling | None:
@@ -241,7 +241,7 @@ def sampling_to_proto(sampling: Sampling) -> completion_pb2.Sampling | None:
         seed=sampling.seed,
         frequency_penalty=sampling.frequency_penalty,
         presence_penalty=sampling.presence_penalty,
-        stop=_words(sampling.stop, "stop"),
+        stop=words_of(sampling.stop, "stop"),
     )
     return made if made.ListFields() else None
 
@@ -256,7 +256,7 @@ def _reasoning_effort(
         "medium": completion_pb2.REASONING_EFFORT_MEDIUM,
         "high": completion_pb2.REASONING_EFFORT_HIGH,
     }
-    return _known(efforts, effort, "reasoning_effort")
+    return value_of(efforts, effort, "reasoning_effort")
 
 
 def constraints_to_proto(constraints: Constraints) -> escalation_pb2.Constraints:
@@ -265,15 +265,15 @@ def constraints_to_proto(constraints: Constraints) -> escalation_pb2.Constraints
     return escalation_pb2.Constraints(
         lowest_layer=constraints.lowest_layer,
         highest_layer=constraints.highest_layer,
-        allowed_models=_words(constraints.allowed_models, "allowed_models"),
-        denied_models=_words(constraints.denied_models, "denied_models"),
+        allowed_models=words_of(constraints.allowed_models, "allowed_models"),
+        denied_models=words_of(constraints.denied_models, "denied_models"),
         spend_limit_nano_usd=None if limit is None else nanos_of(limit),
         free_only=constraints.free_only,
         may_downgrade=constraints.may_downgrade,
         may_wait=constraints.may_wait,
         max_wait=duration_to_proto(constraints.max_wait),
         timeout=duration_to_proto(constraints.work_timeout),
-        consented_layers=_words(constraints.consented_layers, "consented_layers"),
+        consented_layers=words_of(constraints.consented_layers, "consented_layers"),
     )
 
 
@@ -284,13 +284,13 @@ def quality_to_proto(quality: QualityDemands) -> completion_pb2.QualityDemands:
         "fail": completion_pb2.ON_UNMET_FAIL,
         "deliver": completion_pb2.ON_UNMET_DELIVER,
     }
-    gates = _words(quality.gates, "gates")
+    gates = words_of(quality.gates, "gates")
     return completion_pb2.QualityDemands(
         gates=[completion_pb2.Gate.Value(f"GATE_{gate.upper()}") for gate in gates],
-        must_contain=_words(quality.must_contain, "must_contain"),
+        must_contain=words_of(quality.must_contain, "must_contain"),
         min_length_chars=quality.min_length_chars,
         max_escalations=quality.max_escalations,
-        on_unmet=_known(unmet, quality.on_unmet, "on_unmet"),
+        on_unmet=value_of(unmet, quality.on_unmet, "on_unmet"),
     )
 
 
@@ -324,13 +324,13 @@ def seconds_of(timeout: float | None) -> float | None:
     return timeout
 
 
-def _words(words: Sequence[str], name: str) -> list[str]:
+def words_of(words: Sequence[str], name: str) -> list[str]:
     if isinstance(words, str):
         raise UsageError(f"{name} is a list of texts, not the one text {words!r}")
     return list(words)
 
 
-def _known(table: Mapping[K, V], key: K, name: str) -> V:
+def value_of(table: Mapping[K, V], key: K, name: str) -> V:
     if key not in table:
         known = ", ".join(repr(word) for word in table)
         raise UsageError(f"{name} is {key!r}; known are {known}")

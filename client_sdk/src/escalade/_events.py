@@ -68,7 +68,20 @@ class Assessed:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """Which model is called next, what was passed over, and which gates hold the text back."""
+    """Which model is called next, what was passed over, and which gates hold the text back.
+
+    Attributes:
+        attempt: The number of the attempt.
+        model: The model.
+        wire_model: The model as its provider knows it.
+        dialect: The wire protocol of its provider.
+        held_by: The gates that hold the text back until they have decided.
+        skips: What was passed over on the way to this model.
+        reservation_id: Its reservation in the ledger.
+        expires: When the lease of the reservation ends; counts for `route()`.
+        max_input_tokens: The input that is granted; caps are kept for callers inside the grant.
+        max_output_tokens: The output that is granted, reasoning included.
+    """
 
     attempt: int
     model: Model
@@ -76,6 +89,10 @@ class Selected:
     dialect: str
     held_by: tuple[str, ...]
     skips: tuple[Skip, ...]
+    reservation_id: str = ""
+    expires: datetime | None = None
+    max_input_tokens: int = 0
+    max_output_tokens: int = 0
 
     def __str__(self) -> str:
         held = f"; held back by {', '.join(self.held_by)}" if self.held_by else ""
@@ -382,6 +399,10 @@ def announcement_from_proto(event: escalation_pb2.Event) -> Announcement | None:
                     name_of(completion_pb2.Gate.DESCRIPTOR, gate) for gate in selected.held_by
                 ),
                 skips=tuple(skip_from_proto(skip) for skip in selected.skips),
+                reservation_id=selected.reservation_id,
+                expires=instant_of(selected.expires) if selected.HasField("expires") else None,
+                max_input_tokens=selected.max_input_tokens,
+                max_output_tokens=selected.max_output_tokens,
             )
         case "fallback":
             fallback = event.fallback
