@@ -8,21 +8,22 @@ import escalade
 from escalade import testing
 
 FACE = """
-Alert AllModelsFailed AlreadyAnswered Announcement Answer AnswerTooLarge Assessed AsyncClient
-AsyncStream Attempt BudgetExhausted CallerUnknown Cancelled Client ConsentRequired Constraints
-CursorExpired DataDemand DeadlineReached Draining EscaladeError Escalated Event Evidence
-EvidenceKind Failed Fallback Finished Gate Image Interrupted JsonSchema LayerForbidden
-LedgerUnavailable Message Messages Model ModelUnknown NoEligibleModel NotYetBuilt OutcomeConflict
-Part ProtocolViolation ProviderState QualityDemands QualityNotMet RateLimited Reasoning
-ReasoningDelta ReasoningEffort Reconnected RequestInProgress RequestInvalid RequestRejected
-RequestTooLarge ReservationUnknown ResponseFormat ResumeTokenInvalid Retracted Role RoleRequired
-Sampling Selected ServerBusy ServiceBug Skip Snapshot StatusError Stream StreamCut Task Text
-TextDelta Tls TooManyWaiters Tool ToolCall ToolMode ToolResult TransportError TriggerNotMet
-Unreachable Usage UsageError Violation Waiting
+Alert AllModelsFailed AlreadyAnswered Announcement Answer AnswerTooLarge Assessed AsyncChoice
+AsyncClient AsyncOpenAttempt AsyncRoute AsyncStream Attempt BudgetExhausted CallerUnknown
+Cancelled Candidate Choice Client ConsentRequired Constraints CursorExpired DataDemand
+DeadlineReached Draining EscaladeError Escalated Event Evidence EvidenceKind Failed FailureClass
+FailureEvidence Fallback Feature Finish Finished Gate Image Interrupted JsonSchema LayerForbidden
+LedgerUnavailable Message Messages Model ModelUnknown NoEligibleModel NotYetBuilt OpenAttempt
+OutcomeConflict Part Plan ProtocolViolation ProviderState QualityDemands QualityNotMet RateLimited
+Reasoning ReasoningDelta ReasoningEffort Reconnected RequestInProgress RequestInvalid
+RequestRejected RequestTooLarge ReservationUnknown ResponseFormat ResumeTokenInvalid Retracted
+Role RoleRequired Route Sampling Selected ServerBusy ServiceBug Skip Snapshot StatusError Stream
+StreamCut Task Text TextDelta Tls TooManyWaiters Tool ToolCall ToolMode ToolResult Transport
+TransportError TriggerNotMet Unreachable Usage UsageError Violation Waiting
 """
 TESTING = """
-Call Cut Pause Refused Reply Server Step answer assessed cut_by_proxy escalated failed fallback
-finished reasoning retracted selected slowly text tool_call waiting
+Call Cut Pause Refused Reply RouteCall RouteScript Server Step answer assessed cut_by_proxy
+escalated failed fallback finished reasoning retracted selected slowly text tool_call waiting
 """
 
 

@@ -34,7 +34,9 @@ ENDPOINT = Endpoint("openai", "default", "https://api.example.test/v1", "sk-key"
 
 def decoder(provider: str = "openai") -> OpenAIDecoder:
     chosen = candidate(provider, "m")
-    return CODEC.decoder(chosen, 1, streamed=True, content_type="text/event-stream", now_ms=0)
+    made = CODEC.decoder(chosen, 1, streamed=True, content_type="text/event-stream", now_ms=0)
+    assert isinstance(made, OpenAIDecoder)
+    return made
 
 
 def frame(delta: object, finish: str | None = None) -> bytes:

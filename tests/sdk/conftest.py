@@ -5,11 +5,18 @@ import asyncio
 import pytest
 
 from tests.sdk.faces import AsyncFace, Face, SyncFace
+from tests.sdk.route_faces import AsyncRouteFace, RouteFace, SyncRouteFace
 
 
 @pytest.fixture(params=[SyncFace, AsyncFace], ids=["sync", "async"])
 def face(request: pytest.FixtureRequest) -> Face:
     made: Face = request.param()
+    return made
+
+
+@pytest.fixture(params=[SyncRouteFace, AsyncRouteFace], ids=["sync", "async"])
+def route_face(request: pytest.FixtureRequest) -> RouteFace:
+    made: RouteFace = request.param()
     return made
 
 

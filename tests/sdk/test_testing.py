@@ -23,12 +23,12 @@ def readme_blocks() -> list[str]:
 
 
 def test_the_script_of_the_readme_runs() -> None:
-    exec(compile(readme_blocks()[1], "README", "exec"), {})  # noqa: S102 - our own
+    exec(compile(readme_blocks()[2], "README", "exec"), {})  # noqa: S102 - our own
 
 
 def test_the_tests_of_the_readme_pass() -> None:
     made: dict[str, Callable[..., object]] = {}
-    source = readme_blocks()[2].replace("@pytest.fixture\n", "")
+    source = readme_blocks()[3].replace("@pytest.fixture\n", "")
     exec(compile(source, "README", "exec"), made)  # noqa: S102 - our own
     with testing.Server() as server:
         made["test_my_agent_survives_a_proxy"](server)

@@ -46,6 +46,62 @@ async def the_same_with_asyncio() -> None:
         assert_type(await client.status(), operations_service_pb2.GetStatusResponse)
 
 
+def my_own_sdk(client: escalade.Client, feature: escalade.Feature) -> str:
+    answer = ""
+    with client.route("debug", features=[feature], input_tokens=7, on_event=announce) as route:
+        assert_type(route, escalade.Route)
+        for choice in route:
+            assert_type(choice, escalade.Choice)
+            assert_type(choice.wire_model, str)
+            assert_type(choice.max_output_tokens, int)
+            assert_type(choice.expires, datetime | None)
+            assert_type(choice.skips, tuple[escalade.Skip, ...])
+            with choice.attempt() as attempt:
+                assert_type(attempt, escalade.OpenAttempt)
+                answer = report(attempt)
+                attempt.progress()
+            assert_type(attempt.succeeded, bool)
+        assert_type(route.report, escalation_pb2.Report | None)
+        assert_type(route.result, escalade.Answer | None)
+        assert_type(route.events, list[escalade.Announcement])
+    return answer
+
+
+async def my_own_sdk_with_asyncio(client: escalade.AsyncClient) -> escalade.Plan:
+    async with client.route(escalade.Task("debug"), timeout=60) as route:
+        assert_type(route, escalade.AsyncRoute)
+        async for choice in route:
+            assert_type(choice, escalade.AsyncChoice)
+            async with choice.attempt() as attempt:
+                assert_type(attempt, escalade.AsyncOpenAttempt)
+                attempt.ok(escalade.Usage(1, 2))
+                await attempt.progress()
+    return await client.plan("debug")
+
+
+def report(attempt: escalade.OpenAttempt) -> str:
+    finish: escalade.Finish = "stop"
+    broken: escalade.Transport = "reset"
+    cls: escalade.FailureClass = "OVERLOADED"
+    attempt.first_token()
+    attempt.ok({"usage": None}, finish_reason=finish)
+    attempt.rejected("too_short", detail="three words")
+    attempt.failed(cls)
+    attempt.failed(escalade.FailureEvidence(429, {"retry-after": "1"}, b"{}", broken))
+    attempt.failed(TimeoutError())
+    attempt.failed("SLEEPY")  # type: ignore[arg-type]
+    attempt.not_sent()
+    return "answer"
+
+
+def a_plan(client: escalade.Client) -> None:
+    plan = client.plan("debug", max_output_tokens=500)
+    assert_type(plan, escalade.Plan)
+    assert_type(plan.selected, escalade.Model | None)
+    assert_type(plan.candidates, tuple[escalade.Candidate, ...])
+    assert_type(plan.candidates[0].worst_case_usd, Decimal)
+
+
 def started_over(event: escalade.Retracted) -> None:
     print(event.attempt, event.reason)  # noqa: T201
 
@@ -237,6 +293,15 @@ def my_own_test() -> None:
         assert_type(client, escalade.Client)
         assert_type(server.calls, list[testing.Call])
         assert_type(server.calls[0].request.request_id, str)
+
+
+def my_own_test_of_a_route() -> None:
+    script: testing.RouteScript = [[testing.selected(lease=timedelta(1)), testing.finished()]]
+    with testing.Server(routes=script) as server:
+        server.add_routes([testing.selected(), testing.Pause(0.1), testing.Cut()])
+        assert_type(server.routes, list[testing.RouteCall])
+        assert_type(server.routes[0].outcomes, list[router_service_pb2.Outcome])
+        assert_type(server.reports, list[router_service_pb2.ReportOutcomeRequest])
 
 
 def by_request(request: router_service_pb2.CompleteRequest) -> testing.Reply:

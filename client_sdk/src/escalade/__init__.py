@@ -8,7 +8,9 @@ All that is public stands here, in `escalade.testing`, and in the stubs `escalad
 """
 
 from escalade._accumulate import Snapshot
+from escalade._async.choice import AsyncChoice, AsyncOpenAttempt
 from escalade._async.client import AsyncClient
+from escalade._async.route import AsyncRoute
 from escalade._async.stream import AsyncStream
 from escalade._channel import Tls
 from escalade._errors import (
@@ -68,8 +70,12 @@ from escalade._events import (
     TextDelta,
     Waiting,
 )
+from escalade._failure import FailureClass, FailureEvidence, Transport
+from escalade._outcome import Candidate, Feature, Plan
 from escalade._record import Attempt, Model, Skip, Usage
+from escalade._sync.choice import Choice, OpenAttempt
 from escalade._sync.client import Client
+from escalade._sync.route import Route
 from escalade._sync.stream import Stream
 from escalade._types import (
     Constraints,
@@ -96,6 +102,7 @@ from escalade._types import (
     ToolMode,
     ToolResult,
 )
+from escalade._usage import Finish
 
 __all__ = [
     "Alert",
@@ -105,12 +112,17 @@ __all__ = [
     "Answer",
     "AnswerTooLarge",
     "Assessed",
+    "AsyncChoice",
     "AsyncClient",
+    "AsyncOpenAttempt",
+    "AsyncRoute",
     "AsyncStream",
     "Attempt",
     "BudgetExhausted",
     "CallerUnknown",
     "Cancelled",
+    "Candidate",
+    "Choice",
     "Client",
     "ConsentRequired",
     "Constraints",
@@ -124,7 +136,11 @@ __all__ = [
     "Evidence",
     "EvidenceKind",
     "Failed",
+    "FailureClass",
+    "FailureEvidence",
     "Fallback",
+    "Feature",
+    "Finish",
     "Finished",
     "Gate",
     "Image",
@@ -138,8 +154,10 @@ __all__ = [
     "ModelUnknown",
     "NoEligibleModel",
     "NotYetBuilt",
+    "OpenAttempt",
     "OutcomeConflict",
     "Part",
+    "Plan",
     "ProtocolViolation",
     "ProviderState",
     "QualityDemands",
@@ -159,6 +177,7 @@ __all__ = [
     "Retracted",
     "Role",
     "RoleRequired",
+    "Route",
     "Sampling",
     "Selected",
     "ServerBusy",
@@ -177,6 +196,7 @@ __all__ = [
     "ToolCall",
     "ToolMode",
     "ToolResult",
+    "Transport",
     "TransportError",
     "TriggerNotMet",
     "Unreachable",

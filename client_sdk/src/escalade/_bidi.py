@@ -8,6 +8,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 
 import grpc
 import grpc.aio
@@ -32,18 +33,14 @@ class AsyncBidi:
     async def send(self, message: router_service_pb2.RouteRequest) -> None:
         """Say something; into a stream that is over it is said in vain, as hearing will show."""
         async with self._speaking:
-            try:
+            with suppress(grpc.RpcError, asyncio.InvalidStateError):
                 await self._call.write(message)
-            except (grpc.RpcError, asyncio.InvalidStateError):
-                pass
 
     async def half_close(self) -> None:
         """Say that nothing more comes."""
         async with self._speaking:
-            try:
+            with suppress(grpc.RpcError, asyncio.InvalidStateError):
                 await self._call.done_writing()
-            except (grpc.RpcError, asyncio.InvalidStateError):
-                pass
 
     async def receive(self) -> router_service_pb2.RouteResponse | None:
         """Hear the next message; None at the end.
@@ -80,7 +77,7 @@ class Bidi:
     def __init__(self, channel: grpc.Channel, timeout_s: float | None, metadata: Metadata) -> None:
         service = router_service_pb2_grpc.RouterServiceStub(channel)
         self._said: queue.SimpleQueue[router_service_pb2.RouteRequest | None] = queue.SimpleQueue()
-        feed: Iterator[router_service_pb2.RouteRequest] = iter(self._said.get, None)  # type: ignore[arg-type]
+        feed: Iterator[router_service_pb2.RouteRequest] = iter(self._said.get, None)
         self._call = service.Route(feed, timeout=timeout_s, metadata=metadata)
         self._call.add_callback(self.half_close)  # or the thread that takes from it waits for ever
         self._timer: threading.Timer | None = None

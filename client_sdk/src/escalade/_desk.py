@@ -61,7 +61,6 @@ class Desk:
         self.waits = False
         self._fold = Accumulator(request_id, may_restart=True)
         self._fresh: Handed | None = None
-        self._unheard: list[Handed] = []
 
     @property
     def failed(self) -> Failed | None:
@@ -99,7 +98,6 @@ class Desk:
                 self.assessed = news
             elif isinstance(news, Selected):
                 self.last = self._fresh = Handed(news)
-                self._unheard = [self.last]
             if isinstance(news, Announcement) and not isinstance(news, Failed):
                 told.append(news)
         return told
@@ -112,16 +110,13 @@ class Desk:
         """
         return [one for one in self._fold.end() if isinstance(one, Finished)]
 
-    def unheard(self) -> list[Handed]:
-        """The attempts whose outcome the service has not heard on the stream."""
-        report = self.report
-        heard = {
-            attempt.attempt
-            for attempt in (report.attempts if report is not None else ())
-            if attempt.status not in UNHEARD
-        }
-        return [
-            one
-            for one in self._unheard
-            if one.selected.attempt not in heard and one.selected.reservation_id
-        ]
+    def unheard(self) -> Handed | None:
+        """The attempt whose outcome the service has not heard on the stream, if there is one."""
+        last, report = self.last, self.report
+        if last is None or not last.selected.reservation_id:
+            return None
+        is_heard = report is not None and any(
+            attempt.attempt == last.selected.attempt and attempt.status not in UNHEARD
+            for attempt in report.attempts
+        )
+        return None if is_heard else last

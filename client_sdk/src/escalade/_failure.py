@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from escalade._errors import EscaladeError
+from escalade._usage import Finish
 
 Transport = Literal["connect", "reset", "timeout", "dns", "tls", "protocol"]
 _Kind = Literal["connect", "reset", "timeout", "dns", "tls", "protocol", "pool"]
@@ -139,9 +140,9 @@ def was_kept_back(error: BaseException) -> bool:
     return _is_foreign(error) and _transport(error) == "pool"
 
 
-def answer_in(error: BaseException) -> tuple[str, object] | None:
+def answer_in(error: BaseException) -> tuple[Finish, object] | None:
     """Find the answer that an SDK raises as an exception: its finish reason, and the answer."""
-    finishes = {
+    finishes: Mapping[str, Finish] = {
         "LengthFinishReasonError": "length",
         "ContentFilterFinishReasonError": "content_filter",
     }
@@ -223,7 +224,7 @@ def _status(error: BaseException) -> int | None:
 def _headers(error: BaseException) -> dict[str, str]:
     """Those about limits and waits: nothing of an account, a session or a key."""
     for holder in (getattr(error, "response", None), error):
-        headers = getattr(holder, "headers", None)
+        headers: Any = getattr(holder, "headers", None)
         if hasattr(headers, "items"):
             return allowed_headers(headers)
     return {}

@@ -10,10 +10,9 @@ from typing import Literal
 from escalade._convert import (
     constraints_to_proto,
     conversation_of,
-    value_of,
     message_to_proto,
     task_to_proto,
-    words_of,
+    value_of,
 )
 from escalade._errors import UsageError
 from escalade._events import Answer, Assessed
@@ -149,14 +148,17 @@ def route_to_proto(
         "images": _R.FEATURE_IMAGES,
         "json_schema": _R.FEATURE_JSON_SCHEMA,
     }
+    if isinstance(features, str):
+        raise UsageError(f"features is a list of words, not the one word {features!r}")
     try:
         made = task_to_proto(Task(task) if isinstance(task, str) else task)
-        made.dry_run = dry_run
+        if dry_run:
+            made.dry_run = True
         conversation = () if messages is None else conversation_of(messages)
         return router_service_pb2.RouteRequest(
             task=made,
             constraints=constraints_to_proto(constraints) if constraints else None,
-            features=[value_of(kinds, one, "features") for one in words_of(features, "features")],
+            features=[value_of(kinds, one, "features") for one in features],
             input_tokens=input_tokens,
             max_output_tokens=max_output_tokens,
             messages=[message_to_proto(message) for message in conversation],
@@ -181,9 +183,7 @@ def ok_outcome(answer: object, finish: Finish | None) -> router_service_pb2.Outc
     return router_service_pb2.Outcome(ok=ok)
 
 
-def rejected_outcome(
-    gate: Gate | None, answer: object, detail: str
-) -> router_service_pb2.Outcome:
+def rejected_outcome(gate: Gate | None, answer: object, detail: str) -> router_service_pb2.Outcome:
     """Tell that the answer is not good enough."""
     rejected = router_service_pb2.OutcomeRejected(
         gate=completion_pb2.Gate.Value(f"GATE_{_upper(gate)}"),

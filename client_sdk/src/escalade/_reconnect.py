@@ -28,7 +28,7 @@ from escalade._errors import (
     StreamCut,
     Unreachable,
 )
-from escalade._events import Announcement, Reconnected, Waiting
+from escalade._events import Announcement, Reconnected, Selected, Waiting
 
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 5.0
@@ -90,6 +90,8 @@ class Road:
         if isinstance(told, Waiting):
             self.resume_token = told.resume_token
             told = replace(told, resume_token="")  # each run has its own
+        elif isinstance(told, Selected):
+            told = replace(told, reservation_id="", expires=None)  # likewise
         place, self._place = self._place, self._place + 1
         if self._story[place : place + 1] == [told]:
             return False

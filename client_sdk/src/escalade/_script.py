@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -57,11 +57,29 @@ def assessed(
 
 
 def selected(
-    model: str = "gpt-4o-mini", *, provider: str = "openai", layer: str = "free", attempt: int = 1
+    model: str = "gpt-4o-mini",
+    *,
+    provider: str = "openai",
+    layer: str = "free",
+    attempt: int = 1,
+    dialect: str = "openai",
+    lease: timedelta = timedelta(minutes=10),
 ) -> escalation_pb2.Event:
-    """Announce the model that is called next."""
-    target = escalation_pb2.ModelRef(layer=layer, provider=provider, model=model)
-    made = escalation_pb2.Selected(attempt=attempt, target=target, wire_model=model)
+    """Announce the model that is called next; its reservation is named after the attempt."""
+    expires = Timestamp()
+    expires.FromDatetime(datetime.now(UTC) + lease)
+    made = escalation_pb2.Selected(
+        attempt=attempt,
+        target=escalation_pb2.ModelRef(
+            layer=layer, provider=provider, model=model, account="default"
+        ),
+        wire_model=model,
+        dialect=dialect,
+        reservation_id=f"reservation-{attempt}",
+        expires=expires,
+        max_input_tokens=4_000,
+        max_output_tokens=500,
+    )
     return escalation_pb2.Event(selected=made)
 
 

@@ -25,20 +25,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 
 import grpc
-from google.protobuf.any_pb2 import Any
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
 
 from escalade._accumulate import Accumulator
 from escalade._async.client import AsyncClient
 from escalade._channel import ANSWER_BYTES_MAX
 from escalade._convert import message_to_proto
-from escalade._errors import CODES
-from escalade._proto import name_of
+from escalade._refuse import refusal_of, refuse
 from escalade._script import (
     Cut,
     Pause,
@@ -60,11 +56,10 @@ from escalade._script import (
     tool_call,
     waiting,
 )
-from escalade._status import DETAILS_KEY, DOMAIN
+from escalade._scripted_route import RouteCall, RouteScript, ScriptedRoutes
 from escalade._sync.client import Client
 from escalade.v1 import (
     completion_pb2,
-    error_pb2,
     escalation_pb2,
     operations_service_pb2,
     router_service_pb2,
@@ -76,6 +71,8 @@ __all__ = [
     "Pause",
     "Refused",
     "Reply",
+    "RouteCall",
+    "RouteScript",
     "Server",
     "Step",
     "answer",
@@ -126,12 +123,15 @@ class Server:
     Attributes:
         target: Its address.
         calls: The calls of Complete so far, in order.
+        routes: The calls of Route so far, in order.
+        reports: The outcomes reported outside of a stream so far, in order.
     """
 
     def __init__(
         self,
         script: Iterable[Reply] | Callable[[router_service_pb2.CompleteRequest], Reply] = (),
         *,
+        routes: RouteScript = (),
         status: operations_service_pb2.GetStatusResponse | None = None,
         port: int = 0,
     ) -> None:
@@ -140,6 +140,8 @@ class Server:
         Args:
             script: One reply a call, or a function that makes one; a call beyond them fails
                 and says so.
+            routes: The same for calls of Route. After `selected` the script goes on when the
+                outcome is told, unless it goes on with a `Pause` or with what ends a call.
             status: What GetStatus answers.
             port: Where; 0 takes a free one.
         """
@@ -154,11 +156,24 @@ class Server:
             ),
         )
         self._router = _Router(script, self.calls)
+        self._routes = ScriptedRoutes(routes)
+        self.routes: list[RouteCall] = self._routes.calls
+        self.reports: list[router_service_pb2.ReportOutcomeRequest] = self._routes.reports
         show = _Operations(status or operations_service_pb2.GetStatusResponse()).get_status
         complete = grpc.unary_stream_rpc_method_handler(
             self._router.complete,
             router_service_pb2.CompleteRequest.FromString,
             router_service_pb2.CompleteResponse.SerializeToString,
+        )
+        route = grpc.stream_stream_rpc_method_handler(
+            self._routes.route,
+            router_service_pb2.RouteRequest.FromString,
+            router_service_pb2.RouteResponse.SerializeToString,
+        )
+        report = grpc.unary_unary_rpc_method_handler(
+            self._routes.report,
+            router_service_pb2.ReportOutcomeRequest.FromString,
+            router_service_pb2.ReportOutcomeResponse.SerializeToString,
         )
         get_status = grpc.unary_unary_rpc_method_handler(
             show,
@@ -168,7 +183,8 @@ class Server:
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(
-                    "escalade.v1.RouterService", {"Complete": complete}
+                    "escalade.v1.RouterService",
+                    {"Complete": complete, "Route": route, "ReportOutcome": report},
                 ),
                 grpc.method_handlers_generic_handler(
                     "escalade.v1.OperationsService", {"GetStatus": get_status}
@@ -207,6 +223,10 @@ class Server:
     def add(self, *replies: Reply) -> None:
         """Put replies at the end of the script, also when it is under way."""
         self._router.added.extend(replies)
+
+    def add_routes(self, *replies: Reply) -> None:
+        """The same for calls of Route."""
+        self._routes.added.extend(replies)
 
     def client(self, *, token: str | None = None, timeout: float | None = 10.0) -> Client:
         """Make a client of it."""
@@ -283,7 +303,7 @@ def _play(
             yield router_service_pb2.CompleteResponse(events=events)
             if events[-1].HasField("failed"):
                 played.set()
-                _refuse(context, _refusal_of(events[-1].failed))
+                refuse(context, refusal_of(events[-1].failed))
             continue
         for step in group:
             match step:
@@ -292,7 +312,7 @@ def _play(
                         return
                 case Refused():
                     played.set()
-                    _refuse(context, step)
+                    refuse(context, step)
                 case Cut(code, message):
                     played.set()
                     context.abort(code, message)
@@ -326,27 +346,6 @@ def _shaped(reply: Reply, request: router_service_pb2.CompleteRequest) -> list[S
         event.sequence = next(numbers)
         steps.append(event)
     return steps
-
-
-def _refusal_of(end: escalation_pb2.Failed) -> Refused:
-    return Refused(name_of(error_pb2.ErrorReason.DESCRIPTOR, end.reason), end.message)
-
-
-def _refuse(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
-    """Abort as the service does, with the details of google.rpc."""
-    code = CODES.get(refused.reason, grpc.StatusCode.UNKNOWN)
-    info = error_details_pb2.ErrorInfo(
-        reason=refused.reason, domain=DOMAIN, metadata=refused.metadata
-    )
-    details = [Any(), Any()] if refused.retry_after is not None else [Any()]
-    details[0].Pack(info)
-    if refused.retry_after is not None:
-        delay = Duration()
-        delay.FromTimedelta(refused.retry_after)
-        details[1].Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=code.value[0], message=refused.message, details=details)
-    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-    context.abort(code, refused.message)
 
 
 class _Operations:

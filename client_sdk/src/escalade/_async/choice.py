@@ -184,7 +184,7 @@ class AsyncOpenAttempt:
         if ends_here and isinstance(error, Exception):
             self._handed.error = error
         await self._beat.stop()
-        if was_told or ends_here or error is None:
+        if was_told or ends_here or error is None or self._handed.is_ok:
             await self._wire.send(self._handed.message())
         return ends_here
 

@@ -8,14 +8,17 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+from google.protobuf.message import Message
 
 from escalade._async.channels import AsyncChannels
+from escalade._async.route import AsyncRoute
 from escalade._async.stream import AsyncStream, Run
 from escalade._channel import MESSAGE_BYTES_MAX, ChannelOption, Tls, dial
 from escalade._convert import request_to_proto
 from escalade._errors import Facts, RequestTooLarge
 from escalade._events import Announcement, Answer, Retracted
 from escalade._options import Options
+from escalade._outcome import Feature, Plan, route_to_proto
 from escalade._status import error_from_rpc
 from escalade._trace import trace_metadata
 from escalade._types import (
@@ -262,6 +265,84 @@ class AsyncClient:
             on_restart=on_restart,
         )
 
+    def route(
+        self,
+        task: Task | str,
+        *,
+        messages: Messages | None = None,
+        features: Sequence[Feature] = (),
+        input_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        constraints: Constraints | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        on_event: Callable[[Announcement], None] | None = None,
+    ) -> AsyncRoute:
+        """Let the service choose, call the model yourself, and report.
+
+            async with client.route("debug") as route:
+                async for choice in route:
+                    async with choice.attempt() as attempt:
+                        response = await sdks[choice.provider].create(model=choice.wire_model, ...)
+                        attempt.ok(response)
+
+        Args:
+            task: What is to be done, or only its type.
+            messages: The conversation, if estimates are to be made from it; it is not kept.
+            features: What the request needs of a model.
+            input_tokens: The input, for reservations and context checks; else the task's.
+            max_output_tokens: Limits the output, reasoning included.
+            constraints: Limits of what may be done, and of what it may cost.
+            timeout: Seconds for the whole task.
+            request_id: Your own id.
+            on_event: Called with each announcement as it comes.
+
+        Raises:
+            UsageError: The task cannot be sent. All else is raised while iterating.
+        """
+        request = route_to_proto(
+            task,
+            messages=messages,
+            features=features,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            constraints=self._options.constraints_of(constraints),
+            request_id=request_id or uuid.uuid4().hex,
+            dry_run=False,
+        )
+        return self._begin_route(request, timeout=timeout, on_event=on_event)
+
+    async def plan(
+        self,
+        task: Task | str,
+        *,
+        messages: Messages | None = None,
+        features: Sequence[Feature] = (),
+        input_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        constraints: Constraints | None = None,
+        timeout: float | None = None,
+    ) -> Plan:
+        """Show what would be done with a task now, model by model. Nothing is reserved.
+
+        Arguments are those of `route`.
+
+        Raises:
+            EscaladeError: The service does not say.
+        """
+        request = route_to_proto(
+            task,
+            messages=messages,
+            features=features,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            constraints=self._options.constraints_of(constraints),
+            request_id=uuid.uuid4().hex,
+            dry_run=True,
+        )
+        async with self._begin_route(request, timeout=timeout, on_event=None) as route:
+            return await route.plan()
+
     async def status(
         self, *, timeout: float | None = None
     ) -> operations_service_pb2.GetStatusResponse:
@@ -283,6 +364,22 @@ class AsyncClient:
         finally:
             over()
 
+    def _begin_route(
+        self,
+        request: router_service_pb2.RouteRequest,
+        *,
+        timeout: float | None,
+        on_event: Callable[[Announcement], None] | None,
+    ) -> AsyncRoute:
+        _check_size(request, request.request_id)
+        return AsyncRoute(
+            self._channels,
+            request,
+            timeout_s=self._options.timeout_of(timeout),
+            metadata=self._metadata(),
+            on_event=on_event,
+        )
+
     def _begin(
         self,
         request: router_service_pb2.CompleteRequest,
@@ -292,11 +389,7 @@ class AsyncClient:
         on_event: Callable[[Announcement], None] | None,
         on_restart: Callable[[Retracted], None] | None = None,
     ) -> AsyncStream:
-        size = request.ByteSize()
-        if size > MESSAGE_BYTES_MAX:
-            facts = Facts(request_id=request.request_id)
-            limit = f"{size:,} bytes; the limit is {MESSAGE_BYTES_MAX:,}"
-            raise RequestTooLarge(f"the request has {limit}", facts)
+        _check_size(request, request.request_id)
         metadata = self._metadata()
         channels = self._channels
 
@@ -320,3 +413,10 @@ class AsyncClient:
         given = self._options.metadata
         trace = tuple(header for header in trace_metadata() if header[0] not in given)
         return (*self._channels.dial.metadata, *given.items(), *trace)
+
+
+def _check_size(request: Message, request_id: str) -> None:
+    size = request.ByteSize()
+    if size > MESSAGE_BYTES_MAX:
+        limit = f"{size:,} bytes; the limit is {MESSAGE_BYTES_MAX:,}"
+        raise RequestTooLarge(f"the request has {limit}", Facts(request_id=request_id))

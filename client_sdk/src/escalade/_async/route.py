@@ -123,8 +123,9 @@ class AsyncRoute:
         try:
             wire.give_up_after(LEAVE_S)
             await wire.half_close()
-            while not self._over and not self._desk.waits:
-                await self._read(wire, leaving=True)
+            goes_on = True
+            while goes_on:  # one that waits has nothing reserved
+                goes_on = await self._read(wire, leaving=True) and not self._desk.waits
         finally:
             self._over = True
             self._end()
@@ -157,14 +158,14 @@ class AsyncRoute:
             raise UsageError("the route is used inside `with`", Facts(request_id=self.request_id))
         return self._wire
 
-    async def _read(self, wire: AsyncBidi, *, leaving: bool = False) -> None:
-        """Fold the next message, or the end."""
+    async def _read(self, wire: AsyncBidi, *, leaving: bool = False) -> bool:
+        """Fold the next message, or the end; tell whether the stream goes on."""
         error: EscaladeError | None = None
         try:
             response = await wire.receive()
             if response is not None:
                 self._tell(self._desk.add(response))
-                return
+                return True
             if self._desk.failed is None:
                 self._tell(self._desk.end())
             else:  # a status OK after it is a mistake
@@ -184,33 +185,34 @@ class AsyncRoute:
         if self._desk.failed is not None:
             self._tell([self._desk.failed])
         await self._conclude(error, leaving=leaving)
+        return False
 
     async def _conclude(self, error: EscaladeError | None, *, leaving: bool) -> None:
         """Report outside the stream what was not heard on it, and say how the route ended."""
-        last = self._desk.last
-        for handed in self._desk.unheard():
-            if leaving:
-                handed.pass_over()
-            if handed.outcome is None:
-                continue
+        unheard, last = self._desk.unheard(), self._desk.last
+        if unheard is not None and leaving:
+            unheard.pass_over()
+        if unheard is not None and unheard.outcome is not None:
             try:
-                await self._report(handed)
-            except EscaladeError as unheard:
-                lost = f"attempt {handed.selected.attempt} is not reported: {unheard.message}"
-                error = error or unheard
+                await self._report(unheard)
+            except EscaladeError as lost:
+                error = error or lost
                 error.message += (
-                    f" ({lost}; reservation {handed.selected.reservation_id} stays booked)"
+                    f" (attempt {unheard.selected.attempt} is not reported: {lost.message};"
+                    f" its reservation {unheard.selected.reservation_id} stays booked)"
                 )
             else:
-                if handed.is_ok:
+                if unheard.is_ok:
                     return
-        if error is not None and last is not None and last.error is not None:
+        if last is not None and last.error is not None:
+            if error is None:
+                self._error = last.error
+                return
             error.__cause__ = last.error
-        refused = last.error if last is not None else None
-        self._error = error or refused
+        self._error = error
 
     async def _report(self, handed: Handed) -> None:
-        """Report outside the stream. It is idempotent: what was heard after all is not booked twice.
+        """Report outside the stream; what was heard on it after all is not booked twice.
 
         Raises:
             EscaladeError: The service cannot be reached for a while, or says no.

@@ -9,14 +9,17 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+from google.protobuf.message import Message
 
 from escalade._sync.channels import Channels
+from escalade._sync.route import Route
 from escalade._sync.stream import Stream, Run
 from escalade._channel import MESSAGE_BYTES_MAX, ChannelOption, Tls, dial
 from escalade._convert import request_to_proto
 from escalade._errors import Facts, RequestTooLarge
 from escalade._events import Announcement, Answer, Retracted
 from escalade._options import Options
+from escalade._outcome import Feature, Plan, route_to_proto
 from escalade._status import error_from_rpc
 from escalade._trace import trace_metadata
 from escalade._types import (
@@ -263,6 +266,84 @@ class Client:
             on_restart=on_restart,
         )
 
+    def route(
+        self,
+        task: Task | str,
+        *,
+        messages: Messages | None = None,
+        features: Sequence[Feature] = (),
+        input_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        constraints: Constraints | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        on_event: Callable[[Announcement], None] | None = None,
+    ) -> Route:
+        """Let the service choose, call the model yourself, and report.
+
+            with client.route("debug") as route:
+                for choice in route:
+                    with choice.attempt() as attempt:
+                        response = sdks[choice.provider].create(model=choice.wire_model, ...)
+                        attempt.ok(response)
+
+        Args:
+            task: What is to be done, or only its type.
+            messages: The conversation, if estimates are to be made from it; it is not kept.
+            features: What the request needs of a model.
+            input_tokens: The input, for reservations and context checks; else the task's.
+            max_output_tokens: Limits the output, reasoning included.
+            constraints: Limits of what may be done, and of what it may cost.
+            timeout: Seconds for the whole task.
+            request_id: Your own id.
+            on_event: Called with each announcement as it comes.
+
+        Raises:
+            UsageError: The task cannot be sent. All else is raised while iterating.
+        """
+        request = route_to_proto(
+            task,
+            messages=messages,
+            features=features,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            constraints=self._options.constraints_of(constraints),
+            request_id=request_id or uuid.uuid4().hex,
+            dry_run=False,
+        )
+        return self._begin_route(request, timeout=timeout, on_event=on_event)
+
+    def plan(
+        self,
+        task: Task | str,
+        *,
+        messages: Messages | None = None,
+        features: Sequence[Feature] = (),
+        input_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        constraints: Constraints | None = None,
+        timeout: float | None = None,
+    ) -> Plan:
+        """Show what would be done with a task now, model by model. Nothing is reserved.
+
+        Arguments are those of `route`.
+
+        Raises:
+            EscaladeError: The service does not say.
+        """
+        request = route_to_proto(
+            task,
+            messages=messages,
+            features=features,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            constraints=self._options.constraints_of(constraints),
+            request_id=uuid.uuid4().hex,
+            dry_run=True,
+        )
+        with self._begin_route(request, timeout=timeout, on_event=None) as route:
+            return route.plan()
+
     def status(
         self, *, timeout: float | None = None
     ) -> operations_service_pb2.GetStatusResponse:
@@ -284,6 +365,22 @@ class Client:
         finally:
             over()
 
+    def _begin_route(
+        self,
+        request: router_service_pb2.RouteRequest,
+        *,
+        timeout: float | None,
+        on_event: Callable[[Announcement], None] | None,
+    ) -> Route:
+        _check_size(request, request.request_id)
+        return Route(
+            self._channels,
+            request,
+            timeout_s=self._options.timeout_of(timeout),
+            metadata=self._metadata(),
+            on_event=on_event,
+        )
+
     def _begin(
         self,
         request: router_service_pb2.CompleteRequest,
@@ -293,11 +390,7 @@ class Client:
         on_event: Callable[[Announcement], None] | None,
         on_restart: Callable[[Retracted], None] | None = None,
     ) -> Stream:
-        size = request.ByteSize()
-        if size > MESSAGE_BYTES_MAX:
-            facts = Facts(request_id=request.request_id)
-            limit = f"{size:,} bytes; the limit is {MESSAGE_BYTES_MAX:,}"
-            raise RequestTooLarge(f"the request has {limit}", facts)
+        _check_size(request, request.request_id)
         metadata = self._metadata()
         channels = self._channels
 
@@ -321,3 +414,10 @@ class Client:
         given = self._options.metadata
         trace = tuple(header for header in trace_metadata() if header[0] not in given)
         return (*self._channels.dial.metadata, *given.items(), *trace)
+
+
+def _check_size(request: Message, request_id: str) -> None:
+    size = request.ByteSize()
+    if size > MESSAGE_BYTES_MAX:
+        limit = f"{size:,} bytes; the limit is {MESSAGE_BYTES_MAX:,}"
+        raise RequestTooLarge(f"the request has {limit}", Facts(request_id=request_id))
