@@ -24,6 +24,7 @@ from escalade_server.core.facts import (
     Selected,
 )
 from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.standing import Bench, Standing, own_bench
 from escalade_server.core.task import Basis, Delivery, FinishReason, Request, Task, Usage
 from escalade_server.core.trace import AttemptStatus
 from tests.core.builders import T0, request, three_layers
@@ -38,6 +39,7 @@ def routed(task: Task | None = None, *, trusted: bool = True) -> Play:
         request(task=task, deadline_ms=T0 + 3_600_000),
         delivery=Delivery.ROUTE,
         trusted_reports=trusted,
+        agent="crawler",
     )
     play = Play(three_layers(), asked)
     play.start()
@@ -149,13 +151,25 @@ def test_r33_a_report_of_a_bad_credential_is_an_alert_and_no_shared_state() -> N
     assert not [c for c in play.log if isinstance(c, SetBench)]
 
 
-def test_r33_untrusted_reports_change_nothing_for_others() -> None:
+def test_r33_untrusted_reports_bench_a_model_for_their_own_agent_only() -> None:
     play = routed(trusted=False)
     play.feed(OutcomeReported(1, failure=Failure(FailureClass.QUOTA_WINDOW, "used up")))
     play.grant()
 
-    assert not [c for c in play.log if isinstance(c, SetBench | ReportHealth)]
+    (bench,) = [c for c in play.log if isinstance(c, SetBench)]
+    assert bench.key == own_bench("crawler", "openai/default/mini")
+    assert not [c for c in play.log if isinstance(c, ReportHealth)]
     assert play.told(Selected)[-1].model.id == "flash"
+
+
+@pytest.mark.parametrize(("agent", "first"), [("crawler", "flash"), ("editor", "mini")])
+def test_r33_the_bench_of_an_agent_holds_for_it_alone(agent: str, first: str) -> None:
+    key = own_bench("crawler", "openai/default/mini")
+    bench = Bench(T0 + 60_000, FailureClass.QUOTA_WINDOW, "used up")
+    play = Play(three_layers(), replace(request(), agent=agent))
+    play.start(Standing(benches={key: bench}))
+
+    assert play.last(Reserve).candidates[0].model.id == first
 
 
 def test_a_late_report_of_another_attempt_changes_nothing() -> None:
@@ -195,7 +209,7 @@ def test_r33_a_refusal_is_an_answer_here_too() -> None:
 def test_r32_the_reservation_knows_its_caller() -> None:
     order = routed().last(Reserve)
 
-    assert (order.agent, order.routed) == ("", True)
+    assert (order.agent, order.routed) == ("crawler", True)
 
 
 @pytest.mark.parametrize("usage", [Usage(10**6, 1), Usage(1, 1, 2), Usage(-1, 1), Usage(1, 10**6)])

@@ -7,7 +7,7 @@ from escalade_server.core.commands import Announce, ReportHealth, SetBench
 from escalade_server.core.facts import Alert, AlertKind
 from escalade_server.core.failure import TABLE, Failure, FailureClass, Scope, cooldown
 from escalade_server.core.rules import OnOutage, Rules
-from escalade_server.core.standing import Bench, Cause, Verdict, VerdictClass
+from escalade_server.core.standing import Bench, Cause, Verdict, VerdictClass, own_bench
 from escalade_server.core.task import Delivery, Request
 
 _RATE = frozenset({FailureClass.RATE_SHORT, FailureClass.QUOTA_WINDOW})
@@ -92,6 +92,7 @@ def shared(
     """Say what a failure changes for everyone: less, if it is a caller's own report (R33).
 
     A credential, balance or model that failed may be the caller's own: an alert, no shared state.
+    An agent without ``trusted_reports`` sets a model aside for itself only.
     """
     if request.delivery is not Delivery.ROUTE:
         return list(orders)
@@ -99,4 +100,9 @@ def shared(
     if kind is not None:
         detail = f"a caller reports of {live.model.key}: {failure.detail}"
         return [Announce(Alert(kind, detail, live.model))]
-    return list(orders) if request.trusted_reports and failure.sent else []
+    if not failure.sent:
+        return []
+    if request.trusted_reports:
+        return list(orders)
+    benches = [order for order in orders if isinstance(order, SetBench)]
+    return [SetBench(own_bench(request.agent, order.key), order.bench) for order in benches]

@@ -53,6 +53,7 @@ class Need(NamedTuple):
     """Counters of the caller's agent for a call of a paid model."""
     extra_free: tuple[Counter, ...] = ()
     """And of a free one, whose worth counts against no cap of money (R15)."""
+    agent: str = ""
 
     def candidate(self, model: Model, output_mean: int | None) -> Candidate:
         """Bound one call of a model: what it may hold at most (C2, R13)."""
@@ -135,6 +136,7 @@ def need_of(request: Request, catalog: Catalog, task_type: TaskType, text_bytes:
         highest=layer_index(catalog, limits.highest_layer, len(catalog.layers) - 1),
         capabilities=stated or task_type.needs,
         all_of=bool(stated),
+        agent=request.agent,
         restricted=(limits is not NO_LIMITS and limits != NO_LIMITS)
         or task.data_demand is not _ANY,
         extra=own,

@@ -29,6 +29,7 @@ from escalade_server.core.standing import (
     Standing,
     Verdict,
     VerdictClass,
+    own_bench,
 )
 from escalade_server.core.task import DataDemand
 from escalade_server.core.trace import Skip
@@ -128,8 +129,11 @@ def _in_this_task(model: Model, layer: Layer, seen: Experience) -> Verdict | Non
     return None
 
 
-def _health(model: Model, standing: Standing, now_ms: int) -> Verdict | None:
-    for key in (model.key, model.account_key, model.provider) if standing.benches else ():
+def _health(model: Model, standing: Standing, agent: str, now_ms: int) -> Verdict | None:
+    keys = [model.key, model.account_key, model.provider] if standing.benches else []
+    if agent:
+        keys += [own_bench(agent, key) for key in keys]
+    for key in keys:
         bench = standing.benches.get(key)
         if bench is not None and bench.until_ms > now_ms:
             cls = class_of(bench.cls)
@@ -190,7 +194,7 @@ def _lasting(model: Model, layer: Layer, view: View) -> Verdict | None:
         cause = Cause.NO_KEY if absence.kind is AbsenceKind.NO_KEY else Cause.NOT_BUILT
         verdict = Verdict(VerdictClass.DOWN, cause, absence.detail, NEVER_MS)
     if standing.benches or standing.circuits:
-        verdict = verdict or _health(model, standing, now_ms)
+        verdict = verdict or _health(model, standing, need.agent, now_ms)
     return verdict
 
 

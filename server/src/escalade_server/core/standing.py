@@ -32,6 +32,11 @@ class Bench:
     detail: str
 
 
+def own_bench(agent: str, key: str) -> str:
+    """Key of a cooldown that holds for one agent only: its own reports are not trusted (R33)."""
+    return f"{key} of agent {agent}"
+
+
 class CircuitState(Enum):
     """State of a provider's circuit breaker."""
 
