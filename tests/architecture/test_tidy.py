@@ -42,7 +42,7 @@ def files(*suffixes: str) -> Iterator[Path]:
             and here / name not in GENERATED
         ]
         for name in names:
-            if not suffixes or name.endswith(suffixes):
+            if name != ".coverage" and (not suffixes or name.endswith(suffixes)):
                 yield here / name
 
 
