@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -193,7 +194,7 @@ async def test_what_the_service_called_itself_is_not_reported_on(server: Served)
     await server.settled()
     await server.running.stop()
     path = server.running.state
-    with sqlite3.connect(path) as file:
+    with closing(sqlite3.connect(path)) as file, file:
         file.execute("UPDATE reservations SET routed = 0")
     async with served(Path(path).parent) as again:
         assert await again.refused(reservation, ok()) == GONE

@@ -72,7 +72,8 @@ def test_an_answer_that_cannot_be_reported_is_told(
     with testing.Server(routes=[[testing.selected(), Pause(5)]]) as server:
         seen = route_face.walk(server, call, leave_after=1)
 
-    assert isinstance(seen.error, escalade.Unreachable)
+    # What grpc says of a channel that dies under a write is not always UNAVAILABLE.
+    assert isinstance(seen.error, escalade.TransportError)
     assert "attempt 1 is not reported" in str(seen.error)
     assert "reservation reservation-1 stays booked" in str(seen.error)
 
