@@ -57,7 +57,7 @@ buf: setup  ## lint, format and breaking changes of the protos
 	@$(BIN)/buf lint && $(BIN)/buf format --diff --exit-code && $(BIN)/buf breaking --against protos/image.binpb
 
 proto-accept: setup  ## take the protos as they are for the base of breaking-change checks (changelog line!)
-	@$(BIN)/buf build -o protos/image.binpb
+	@$(BIN)/buf build --exclude-source-info -o protos/image.binpb
 
 requirements:  ## renew the hash pins (needs uv); UPGRADE=1 takes newer versions
 	@$(PYTHON) tools/requirements.py $(if $(UPGRADE),--upgrade)
