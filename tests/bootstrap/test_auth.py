@@ -11,6 +11,7 @@ import pytest
 import escalade
 from escalade_server import bootstrap
 from escalade_server.bootstrap import Options, Rank, StartError, TlsFiles, token_desk
+from escalade_server.bootstrap.state import auth_required
 from escalade_server.engine.clock import SystemClock
 from escalade_server.stores.tokens import SqliteTokens
 from tests.bootstrap.test_bootstrap import NOBODY, events, options, serving, simulated
@@ -168,7 +169,7 @@ def test_callers_must_be_known_as_soon_as_there_is_anybody_to_know(
         desk.revoke(desk.create("a", Rank.AGENT, None)[1].key_id)
     tokens = SqliteTokens(f"{told.state}.tokens", SystemClock())
 
-    assert bootstrap.auth_required(replace(told, **changed), loaded, tokens) is required  # type: ignore[arg-type]
+    assert auth_required(replace(told, **changed), loaded, tokens) is required  # type: ignore[arg-type]
     tokens.close()
     desk.close()
 

@@ -11,6 +11,7 @@ import pytest
 import escalade
 from escalade_server import bootstrap
 from escalade_server.bootstrap import Options, Running, StartError, StrategyErrors
+from escalade_server.bootstrap.state import state_path
 from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.task import Request
 from escalade_server.engine.ports import Observer
@@ -173,9 +174,9 @@ async def test_a_bad_strategy_starts_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_where_the_state_lives(state: str, path: str | None) -> None:
-    assert bootstrap.state_path(state) == path
+    assert state_path(state) == path
 
 
 def test_a_store_that_is_not_built_is_refused() -> None:
     with pytest.raises(StartError, match="redis: is not built yet"):
-        bootstrap.state_path("redis://localhost/0")
+        state_path("redis://localhost/0")
