@@ -7,13 +7,14 @@ FOUND = $(foreach p,python3.13 python3.12 python3.11 python3.14 python3,\
 PYTHON = $(or $(firstword $(FOUND)),$(error no Python of 3.11 or later, with venv, on the PATH))
 BIN = .venv/bin
 XDIST ?= -n auto --maxprocesses 4
-STAGES ?= lint imports generated buf types test e2e
+STAGES ?= lint imports generated buf types test e2e faults kills fuzz mutants hostile
+RESULTS = .cache/faults-test.json .cache/faults-e2e.json
 
-.PHONY: help setup demo test ci e2e bench gen generated fmt lint types imports buf proto-accept \
-	requirements wheels clean
+.PHONY: help setup demo test ci e2e faults fault-coverage kills sim bench gen generated fmt lint types \
+	imports buf proto-accept requirements wheels clean fuzz mutants hostile
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  %-14s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  %-16s%s\n", $$1, $$2 }'
 
 setup: .venv/.dev  ## create .venv from the hash-pinned requirements (does nothing when they are unchanged)
 
@@ -23,17 +24,40 @@ setup: .venv/.dev  ## create .venv from the hash-pinned requirements (does nothi
 demo: .venv/.runtime  ## an agent's day over simulated providers; BREAK=provider causes an outage
 	@$(BIN)/escalade demo $(if $(BREAK),--break $(BREAK))
 
-test: setup  ## the fast tests: all but tests/e2e and tests/bench
-	@$(BIN)/pytest $(XDIST) --ignore=tests/e2e --ignore=tests/bench
+test: setup  ## the fast tests: all but tests/e2e, tests/kills and tests/bench
+	@$(BIN)/pytest $(XDIST) $(addprefix --ignore=tests/,e2e kills bench) --fault-results=$(word 1,$(RESULTS))
 
 e2e: setup  ## real processes: server, simulated providers, SDK, command line
-	@$(BIN)/pytest tests/e2e
+	@$(BIN)/pytest tests/e2e --fault-results=$(word 2,$(RESULTS))
+
+faults: setup  ## fail if a row of tests/faults/rows.toml has no passing test (after test and e2e)
+	@$(BIN)/python tools/fault_coverage.py --check $(RESULTS)
+
+fault-coverage: setup  ## write docs/fault-coverage.md (after test and e2e)
+	@$(BIN)/python tools/fault_coverage.py $(RESULTS)
+
+kills: setup  ## kill the store KILLS=10000 times and the whole server SERVER_KILLS=200 times
+	@KILLS=$(or $(KILLS),10000) SERVER_KILLS=$(or $(SERVER_KILLS),200) \
+		$(BIN)/pytest -o faulthandler_timeout=0 tests/kills
+
+sim: setup  ## simulate SEEDS=400 worlds, or print the trace of one: SEED=12
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),400))
+
+fuzz: setup  ## fuzz every target for SECONDS=10; KEEP=1 keeps what reached new code in the corpus
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),10) $(if $(KEEP),--keep)
+
+mutants: setup  ## plant ten bugs in a copy of the tree; the tests must catch each
+	@$(BIN)/python tools/mutants.py
+
+hostile: setup  ## 68 bad inputs, CALLS=50 at once of each, against one server: memory, stalls, others
+	@$(BIN)/python -m tests.hostile --calls $(or $(CALLS),50)
 
 bench: setup  ## CPU microseconds of the server per call and per chunk
 	@$(BIN)/python -m tests.bench
 
 ci: setup  ## everything that must pass before a merge, stage by stage
-	@$(BIN)/python tools/ci.py $(STAGES)
+	@KILLS=$(or $(KILLS),500) SERVER_KILLS=$(or $(SERVER_KILLS),20) CALLS=$(or $(CALLS),10) \
+		$(BIN)/python tools/ci.py $(STAGES)
 
 lint: setup  ## ruff: rules and formatting
 	@$(BIN)/ruff check && $(BIN)/ruff format --check

@@ -5,6 +5,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.faults.plugin"]
+
 # Shared machines pause: no deadline per example, and slow data generation is no finding.
 calm = [HealthCheck.too_slow]
 settings.register_profile("dev", max_examples=50, deadline=None, suppress_health_check=calm)

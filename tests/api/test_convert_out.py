@@ -1,5 +1,6 @@
 """From the core to the wire: every member of every enum, and every field that matters."""
 
+from dataclasses import replace
 from enum import Enum
 
 import pytest
@@ -152,7 +153,7 @@ def test_a_sliding_window_has_no_end() -> None:
 
 
 def test_usage_says_what_was_reported() -> None:
-    made = report()._replace(usage=Usage(10, 5, cached_tokens=4))
+    made = replace(report(), usage=Usage(10, 5, cached_tokens=4))
     wire = e.Report()
     out.put_report(wire, made)
 

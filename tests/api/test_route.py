@@ -212,8 +212,10 @@ async def test_r31_half_close_says_that_no_report_comes(server: Served) -> None:
 
 
 async def test_r31_half_close_after_the_report_takes_nothing_back(server: Served) -> None:
-    for _ in range(20):
-        talk, _ = await selected(server)
+    for turn in range(20):
+        first = paid()
+        first.request_id = f"r-{turn}"
+        talk, _ = await selected(server, first)
         await talk.say(ok())
         await talk.call.done_writing()
         ended = await talk.end()

@@ -47,6 +47,7 @@ async def check(w: World, name: str) -> int:
 # ------------------------------------------------------------------------------- listening
 
 
+@pytest.mark.fault("X9")
 async def test_a_taken_port_is_a_clear_error() -> None:
     """P11: by default a second server would silently take half the traffic."""
     async with world() as w:

@@ -211,6 +211,9 @@ class FakeEntropy:
         self.drawn += 1
         return f"{self.drawn:032x}"
 
+    def jitter_ms(self, limit_ms: int) -> int:
+        return limit_ms // 2
+
 
 class FakeEngine:
     """Implements the engine's face; each started task plays the script."""

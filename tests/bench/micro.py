@@ -106,28 +106,26 @@ def free_catalog() -> Catalog:
 
 
 class Books:
-    """The ledger's arithmetic for one model, with nothing that keeps it."""
+    """The ledger's arithmetic for one model, as a store does it but for keeping it."""
 
     def __init__(self, of: Model) -> None:
         self.balances = {c.key: Balance("w", 0, 0, DAY) for c in of.counters}
-        self._counters = of.counters
+        self._columns = [(c.key, ledger.FIELD[c.unit]) for c in of.counters]
 
-    def reserve(self, candidate: Candidate) -> None:
-        """Ask for room in all counters, and hold it."""
-        counters, bounds = self._counters, ledger.bounds(candidate).checked()
-        rows = [self.balances[counter.key] for counter in counters]
+    def reserve(self, candidate: Candidate) -> ledger.Amounts:
+        """Ask for room in all counters, and answer what is held."""
+        rows = [self.balances[key] for key, _ in self._columns]
         assert ledger.denial(candidate, rows) is None
-        for counter, row in zip(counters, rows, strict=True):
-            self.balances[counter.key] = ledger.hold(row, bounds[ledger.FIELD[counter.unit]])
+        held = ledger.bounds(candidate).checked()
+        for key, column in self._columns:
+            self.balances[key] = ledger.hold(self.balances[key], held[column])
+        return held
 
-    def settle(self, candidate: Candidate, order: Settle) -> None:
+    def settle(self, held: ledger.Amounts, order: Settle) -> None:
         """Release what was held, and book what was used."""
-        bounds = ledger.bounds(candidate)
         used = ledger.Amounts(order.requests, order.tokens, order.nanos).checked()
-        for counter in self._counters:
-            field = ledger.FIELD[counter.unit]
-            row = self.balances[counter.key]
-            self.balances[counter.key] = ledger.settle(row, bounds[field], used[field])
+        for key, column in self._columns:
+            self.balances[key] = ledger.settle(self.balances[key], held[column], used[column])
 
 
 def uneventful() -> Callable[[], object]:
@@ -146,14 +144,14 @@ def uneventful() -> Callable[[], object]:
         reserve = feed(Started(standing), now_ms=T0)[-1]
         state = cascade.wake_at_ms, cascade.closed
         assert type(reserve) is Reserve
-        books.reserve(reserve.candidates[0])
+        held = books.reserve(reserve.candidates[0])
         feed(Reserved(1, first.position), now_ms=T0)
         state = cascade.wake_at_ms, cascade.closed
         feed(text, now_ms=T0)
         state = cascade.wake_at_ms, cascade.closed
         (settle,) = [order for order in feed(last, now_ms=T0) if type(order) is Settle]
         state = cascade.wake_at_ms, cascade.closed
-        books.settle(reserve.candidates[0], settle)
+        books.settle(held, settle)
         end = feed(Settled(1, standing), now_ms=T0)[-1]
         state = cascade.wake_at_ms, cascade.closed
         assert state == (None, True)

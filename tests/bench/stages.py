@@ -33,6 +33,7 @@ from escalade_server.core.catalog import Catalog, Counter, Model
 from escalade_server.core.commands import CallModel, Candidate, Reserve, SetBench, Settle
 from escalade_server.core.events import ChunkArrived, Finish, Reserved, TextDelta
 from escalade_server.core.facts import Fact, Outcome
+from escalade_server.core.ledger import Amounts
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import (
     Delivery,
@@ -180,7 +181,7 @@ class Sums:
     def __init__(self, of: Model) -> None:
         self._loop = asyncio.get_running_loop()
         self._books = Books(of)
-        self._held: dict[str, Candidate] = {}
+        self._held: dict[str, Amounts] = {}
 
     async def open(self, counters: Sequence[Counter]) -> None: ...
 
@@ -193,8 +194,8 @@ class Sums:
         return ()
 
     def reserve(self, order: Reserve, now_ms: int) -> "asyncio.Future[Reserved]":
-        candidate = self._held[order.reservation_id] = order.candidates[0]
-        self._books.reserve(candidate)
+        candidate = order.candidates[0]
+        self._held[order.reservation_id] = self._books.reserve(candidate)
         done: asyncio.Future[Reserved] = self._loop.create_future()
         done.set_result(Reserved(order.attempt, candidate.model.position))
         return done

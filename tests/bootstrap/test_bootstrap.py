@@ -79,7 +79,9 @@ async def simulated() -> AsyncIterator[Simulator]:
 
 
 def events(log: io.StringIO) -> list[str]:
-    return [json.loads(line)["event"] for line in log.getvalue().splitlines()]
+    """Name the lines in order, but those of a machine that was busy elsewhere."""
+    logged = [json.loads(line)["event"] for line in log.getvalue().splitlines()]
+    return [event for event in logged if event != "loop.stalled"]
 
 
 async def test_it_serves_and_stops_in_order(tmp_path: Path) -> None:
@@ -151,6 +153,7 @@ async def test_a_damaged_state_is_left_as_it_is(tmp_path: Path) -> None:
     assert state.read_bytes() == before
 
 
+@pytest.mark.fault("G8")
 async def test_a_bad_strategy_starts_nothing(tmp_path: Path) -> None:
     strategy = tmp_path / "bad.yaml"
     strategy.write_text("fallback_strategy: {layers: []}\n")

@@ -7,7 +7,7 @@ before you write anew: it is what callers and stores will see of a change.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from escalade_server.core.commands import (
@@ -72,16 +72,18 @@ def in_words(order: Command) -> str:
         case Deliver(attempt, deltas):
             return f"deliver {attempt}: {[tuple(delta) for delta in deltas]}"
         case Settle():
-            named = zip(order._fields, order, strict=True)
-            figures = [f"{k}={getattr(v, 'value', v)}" for k, v in named if v not in {None, ""}]
+            named = [(one.name, getattr(order, one.name)) for one in fields(order)]
+            said = [(name, value) for name, value in named if value not in (None, "", Usage())]
+            figures = [f"{name}={getattr(value, 'value', value)}" for name, value in said]
             return f"settle {' '.join(figures)}"
         case SetBench(key=key, bench=bench):
             return f"bench {key} until +{bench.until_ms - T0} ms: {bench.cls.value}"
         case Announce(fact):
             return f"announce {_fact(fact)}"
-        case End(outcome):
+        case End(outcome, tally):
             what = "finished" if isinstance(outcome, Finished) else outcome.reason.value
-            return f"end {what}: {outcome.report.story}"
+            counted = f", {tally}" if tally else ""
+            return f"end {what}: {outcome.report.story}{counted}"
         case _:
             return f"health {order.provider} {'ok' if order.ok else 'not ok'}"
 

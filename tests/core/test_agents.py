@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from escalade_server.core import policy
-from escalade_server.core.agents import closed_to, limited
+from escalade_server.core.agents import limited
 from escalade_server.core.catalog import Agent, Counter, CounterScope, Model, Period, Unit
 from escalade_server.core.experience import Experience
 from escalade_server.core.ledger import denial
@@ -86,29 +86,9 @@ def test_r33_reports_steer_others_only_if_the_agent_is_trusted(trusted: bool) ->
     assert merged(Agent("bot", trusted_reports=trusted), Constraints()).trusted_reports is trusted
 
 
-@pytest.mark.parametrize(
-    ("lowest", "highest", "closed"),
-    [
-        ("premium", "", True),
-        ("budget", "budget", True),
-        ("budget", "", True),
-        ("", "free", False),
-        ("free", "", False),
-        ("", "", False),
-    ],
-)
-def test_a_demand_for_layers_that_are_closed_to_an_agent_is_seen(
-    lowest: str, highest: str, *, closed: bool
-) -> None:
-    bot = Agent("bot", forbidden=frozenset({GLM.key, M2.key, GPT.key}))
-
-    assert closed_to(bot, STRATEGY, lowest, highest) is closed
-    assert not closed_to(Agent("bot"), STRATEGY, lowest, highest)
-
-
 def needed(*counters: Counter) -> Need:
     strategy = replace(STRATEGY, agents={"bot": Agent("bot", counters=counters)})
-    return need_of(replace(request(), agent="bot"), strategy, OTHER, 10)
+    return need_of(replace(request(), agent="bot"), strategy, OTHER, 10, 0)
 
 
 def test_r15_an_agents_cap_counts_what_paid_models_are_worth() -> None:

@@ -45,10 +45,16 @@ def test_r35_one_call_probes_and_the_others_wait_for_its_news() -> None:
 
 
 def test_the_open_time_doubles_with_every_failed_probe_up_to_a_bound() -> None:
-    first = T0 + OPEN_MS
-    assert failed_probes(1).until_ms == first + 2 * OPEN_MS
-    assert failed_probes(2).until_ms == first + 2 * OPEN_MS + 4 * OPEN_MS
-    assert failed_probes(20).until_ms - failed_probes(19).until_ms == OPEN_MS_MAX
+    short_ms = 1_000
+    first = T0 + short_ms
+    assert failed_probes(1, short_ms).until_ms == first + 2 * short_ms
+    assert failed_probes(2, short_ms).until_ms == first + 2 * short_ms + 4 * short_ms
+    last, before = failed_probes(20, short_ms), failed_probes(19, short_ms)
+    assert last.until_ms - before.until_ms == OPEN_MS_MAX
+
+
+def test_work_comes_back_within_15_s_after_healing() -> None:
+    assert max(OPEN_MS_MAX, OPEN_MS, PROBE_MS) <= 10_000
 
 
 def test_late_news_does_not_lengthen_an_open_circuit() -> None:

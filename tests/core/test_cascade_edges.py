@@ -97,6 +97,7 @@ def test_a_ledger_that_fails_after_its_caller_left_ends_nothing_twice() -> None:
     play.start()
     play.leaves()
     play.feed(StoreFailed(1, "disk full"))
+    play.settled()
 
     assert play.failed.reason is ErrorReason.CANCELLED
     assert len([c for c in play.log if isinstance(c, End)]) == 1

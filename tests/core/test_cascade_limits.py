@@ -19,6 +19,7 @@ from escalade_server.core.commands import (
 from escalade_server.core.events import (
     ChunkArrived,
     Finish,
+    Settled,
     SettleFailed,
     StoreFailed,
     TextDelta,
@@ -270,6 +271,19 @@ def test_a_ledger_that_fails_ends_the_task_without_a_call() -> None:
     play.feed(StoreFailed(1, "disk full"))
 
     assert play.failed.reason is ErrorReason.LEDGER_UNAVAILABLE
+    assert play.failed.report.attempts == ()
+
+
+@pytest.mark.parametrize("then", [Settled(1, Standing()), SettleFailed(1, "disk full")])
+def test_s13_what_a_failed_ledger_may_hold_is_let_go(then: Settled | SettleFailed) -> None:
+    play = begun()
+    play.feed(StoreFailed(1, "timeout"))
+
+    release = play.last(Settle)
+    assert release.reservation_id == play.last(Reserve).reservation_id
+    assert (release.requests, release.tokens, release.nanos) == (0, 0, 0)
+    assert not play.cascade.closed, "it is not known yet whether it could be let go"
+    play.feed(then)
     assert play.cascade.closed
 
 

@@ -25,6 +25,7 @@ from escalade_server.core.events import (
     AttemptFailed,
     ChunkArrived,
     Finish,
+    Repeated,
     ReservationDenied,
     Reserved,
     Settled,
@@ -169,7 +170,17 @@ class AnyOrder(RuleBasedStateMachine):
         order = self.reserving
         assert order is not None
         self.reserving = None
+        self.granted[order.reservation_id] = order.attempt  # for all the cascade knows
         self.play.feed(StoreFailed(order.attempt, "disk full"))
+        self.look()
+
+    @precondition(lambda self: self.reserving is not None)
+    @rule()
+    def store_repeats(self) -> None:
+        order = self.reserving
+        assert order is not None
+        self.reserving = None
+        self.play.feed(Repeated(order.attempt))
         self.look()
 
     @precondition(lambda self: self.called)

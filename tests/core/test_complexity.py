@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from escalade_server.core import complexity
 from escalade_server.core.catalog import Comparison, ComplexityTrigger, Scoring
-from escalade_server.core.complexity import UNITS_PER_MICRO, UNITS_PER_POINT
+from escalade_server.core.complexity import UNITS_PER_MICRO, UNITS_PER_POINT, Score, Traits
 from escalade_server.core.task import (
     FormatKind,
     Image,
@@ -109,7 +109,7 @@ def test_r3_every_comparison_is_exact(
 def test_r3_a_stated_complexity_has_no_parts() -> None:
     found = complexity.stated(8_000_001)
 
-    assert found == (8_000_001 * UNITS_PER_MICRO, 8_000_001 * UNITS_PER_MICRO, 0, 0, 0)
+    assert found == Score(8_000_001 * UNITS_PER_MICRO, 8_000_001 * UNITS_PER_MICRO, 0, 0, 0)
 
 
 def asked(*parts: Text | Image | ToolCall | ToolResult | Reasoning, task: Task) -> Request:
@@ -131,8 +131,7 @@ def test_bytes_of_everything_that_goes_upstream_are_counted() -> None:
         response_format=ResponseFormat(FormatKind.JSON_SCHEMA, "n", '"é"'),
     )
 
-    assert complexity.input_bytes(req) == 4 + (4 + 2) + (2 + 3 + 4) + 2 + 7
-    assert complexity.images(req) == 1
+    assert complexity.size(req) == (4 + (4 + 2) + (2 + 3 + 4) + 2 + 7, 1)
 
 
 @pytest.mark.parametrize(
@@ -178,4 +177,4 @@ def test_what_is_stated_is_not_estimated() -> None:
 def test_a_request_without_words_is_other() -> None:
     req = asked(Image("image/png", b""), task=Task())
 
-    assert complexity.traits(req, three_layers(), 0) == (three_layers().other_type, 0, 0, ())
+    assert complexity.traits(req, three_layers(), 0) == Traits(three_layers().other_type, 0, 0, ())

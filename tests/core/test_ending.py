@@ -19,7 +19,7 @@ from escalade_server.core.failure import NEVER_MS, Failure, FailureClass
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.standing import Balance, Cause, Standing, Verdict, VerdictClass
 from escalade_server.core.task import Basis, Constraints, FinishReason, Text, Usage
-from escalade_server.core.trace import AttemptStatus, Skip
+from escalade_server.core.trace import Answer, AttemptStatus, Headroom, Skip
 from tests.core.builders import DAY, PRICE, T0, request, three_layers
 from tests.core.parts import book_failure, diary, live, skip, spoken
 
@@ -131,9 +131,9 @@ def test_headroom_is_what_is_left_after_the_task() -> None:
     balances = {counter.key: Balance("d", 7, 2, DAY)}
 
     call = Candidate(MINI, 0, 0, 0)
-    assert ending.headroom(call, Standing(balances), T0) == ((counter, 7, 2, DAY),)
-    assert ending.headroom(call, Standing(balances), DAY) == ((counter, 0, 0, 0),)
-    assert ending.headroom(call, Standing(), T0) == ((counter, 0, 0, 0),)
+    assert ending.headroom(call, Standing(balances), T0) == (Headroom(counter, 7, 2, DAY),)
+    assert ending.headroom(call, Standing(balances), DAY) == (Headroom(counter, 0, 0, 0),)
+    assert ending.headroom(call, Standing(), T0) == (Headroom(counter, 0, 0, 0),)
 
 
 def answer(found: Diary, each: int = 0) -> Finished:
@@ -177,7 +177,7 @@ def test_an_answer_of_deltas_alone_counts_as_stopped() -> None:
 
     ended = ending.finished(found, attempt, Standing(), T0)
 
-    assert ended.answer == ((), FinishReason.STOP, "")
+    assert ended.answer == Answer((), FinishReason.STOP, "")
 
 
 def test_the_model_that_was_asked_for_stands_in_the_report() -> None:

@@ -122,3 +122,26 @@ def test_r21_a_failed_gate_rejects_the_layer() -> None:
     seen.reject(1)
 
     assert (seen.rejected_layers, seen.eventful) == ({1}, True)
+
+
+def test_p4_an_account_that_was_closed_is_closed_for_the_task_itself() -> None:
+    seen, _ = learnt(Failure(C.BALANCE, "empty"))
+    other, _ = learnt(Failure(C.RATE_SHORT, "busy"))
+
+    closed = seen.closed["openai/default"]
+    assert (closed.cls, closed.until_ms, closed.failure) == (
+        VerdictClass.MONEY,
+        T0 + 900_000,
+        C.BALANCE,
+    )
+    assert other.closed == {}
+
+
+def test_p7_an_overload_is_the_models_own_trouble() -> None:
+    _, orders = learnt(Failure(C.OVERLOADED, ""))
+    _, once_more = learnt(Failure(C.OVERLOADED, ""), rules=RETRY)
+    _, later = learnt(Failure(C.OVERLOADED, "", reset_at_ms=T0 + 9_000), rules=RETRY)
+
+    assert orders[1:] == [ReportHealth("openai/default/mini", ok=False)]
+    assert once_more == [], "the retry tells"
+    assert len(later) == 2, "who names an instant is not asked again before"

@@ -125,7 +125,8 @@ def test_layers_are_found_by_name() -> None:
     wanted = need(strategy, req)
 
     assert (wanted.lowest, wanted.highest) == (1, 1)
-    assert (need().lowest, need().highest) == (0, 2)
+    assert need().lowest == 0
+    assert need().highest >= 2
     assert layer_index(strategy, "nowhere", 7) == 7
 
 

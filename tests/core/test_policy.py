@@ -2,18 +2,16 @@ from dataclasses import replace
 
 import pytest
 
-from escalade_server.core import policy
+from escalade_server.core.absence import Absence, AbsenceKind
 from escalade_server.core.catalog import (
-    Absence,
-    AbsenceKind,
     Billing,
+    Catalog,
     Comparison,
     ComplexityTrigger,
     Condition,
     Counter,
     CounterScope,
     DataPolicy,
-    Layer,
     LayerTrigger,
     Model,
     Period,
@@ -23,7 +21,7 @@ from escalade_server.core.complexity import UNITS_PER_POINT
 from escalade_server.core.experience import Experience
 from escalade_server.core.failure import NEVER_MS, FailureClass
 from escalade_server.core.need import Need
-from escalade_server.core.policy import Survey, condition_holds, judge, ranked, refused
+from escalade_server.core.policy import judge, refused
 from escalade_server.core.standing import (
     OK,
     Balance,
@@ -36,8 +34,9 @@ from escalade_server.core.standing import (
     Verdict,
     VerdictClass,
 )
+from escalade_server.core.survey import Survey, condition_holds, trigger_holds
 from escalade_server.core.task import Constraints, DataDemand, Feature, Task, Tool
-from tests.core.builders import DAY, T0, cap, model, per_day, request, three_layers
+from tests.core.builders import DAY, T0, cap, catalog, model, per_day, request, three_layers
 from tests.core.parts import need, one_layer, skip, view
 
 C, V = Cause, VerdictClass
@@ -60,7 +59,7 @@ def verdict(
     looked = view(wanted or need(), standing=standing, seen=seen, require=require)
     found, candidate = judge(layer.models[0], layer, looked)
     assert (candidate is not None) is (found is OK)
-    assert judge(layer.models[0], layer, looked._replace(plain=False))[0] == found
+    assert judge(layer.models[0], layer, replace(looked, plain=False))[0] == found
     return found
 
 
@@ -284,21 +283,22 @@ def test_p20_the_stores_own_refusal_becomes_a_verdict() -> None:
 
 
 def test_r2_models_that_match_come_first_each_group_in_file_order() -> None:
-    layer = one_layer(
+    models = (
         model("a/1"),
         model("a/2", capabilities=("parsing",)),
         model("a/3"),
         model("a/4", capabilities=("parsing", "x")),
     )
+    strategy = catalog(("only", models, ()), ("next", models, ()))
 
-    assert [m.id for m in ranked(layer, need())] == ["2", "4", "1", "3"]
-    assert order(layer, Task(type="whatever")) == ["1", "2", "3", "4"]
-    assert order(layer, Task(type="debug")) == ["1", "2", "3", "4"]
-    assert order(layer, Task(capabilities=("x", "parsing"))) == ["4", "1", "2", "3"]
+    assert order(strategy, Task(type="parse")) == ["2", "4", "1", "3"] * 2
+    assert order(strategy, Task(type="whatever")) == ["1", "2", "3", "4"] * 2
+    assert order(strategy, Task(type="debug")) == ["1", "2", "3", "4"] * 2
+    assert order(strategy, Task(capabilities=("x", "parsing"))) == ["4", "1", "2", "3"] * 2
 
 
-def order(layer: Layer, task: Task) -> list[str]:
-    return [m.id for m in ranked(layer, need(req=request(task=task)))]
+def order(strategy: Catalog, task: Task) -> list[str]:
+    return [m.id for models in need(strategy, request(task=task)).ranks for m in models]
 
 
 def out(*verdicts: Verdict) -> Survey:
@@ -342,13 +342,11 @@ def test_r6_a_trigger_asks_a_layer_or_the_score() -> None:
     layer = LayerTrigger("free", Condition.RATE_LIMIT_EXCEEDED, "")
     above = ComplexityTrigger(Comparison.GT, 8_000_000, "")
 
-    assert policy.trigger_holds(layer, 0, surveys)
-    assert not policy.trigger_holds(layer, 0, {})
-    assert not policy.trigger_holds(
-        replace(layer, condition=Condition.BUDGET_EXHAUSTED), 0, surveys
-    )
-    assert policy.trigger_holds(above, 9 * UNITS_PER_POINT, {})
-    assert not policy.trigger_holds(above, 8 * UNITS_PER_POINT, {})
+    assert trigger_holds(layer, 0, surveys)
+    assert not trigger_holds(layer, 0, {})
+    assert not trigger_holds(replace(layer, condition=Condition.BUDGET_EXHAUSTED), 0, surveys)
+    assert trigger_holds(above, 9 * UNITS_PER_POINT, {})
+    assert not trigger_holds(above, 8 * UNITS_PER_POINT, {})
 
 
 def test_judging_the_reference_strategy_with_nothing_in_the_way() -> None:

@@ -108,7 +108,7 @@ def test_r10_up_first_then_down_from_near_to_far(
 
     found = begun(strategy, request(constraints=Constraints(may_downgrade=word)))
 
-    assert found.order == order
+    assert list(found.order) == order
 
 
 def test_r10_never_below_the_callers_lowest_layer() -> None:
@@ -293,10 +293,15 @@ def test_r8_of_several_429s_only_the_soonest_gets_another_try() -> None:
         )
     pair = catalog(("only", (model("a/1"), model("b/2")), ()))
 
-    pause = begun(pair, seen=seen).step(Standing(), T0)
+    found = begun(pair, seen=seen)
+    pause = found.step(Standing(), T0)
 
     assert isinstance(pause, Pause)
     assert pause.until_ms == T0 + 500
+    assert isinstance(found.step(Standing(), T0 + 499), DeadEnd), "who cannot wait goes on without"
+    again = found.step(Standing(), T0 + 500)
+    assert isinstance(again, Choice)
+    assert [c.model.id for c in again.candidates] == ["2"]
     assert list(seen.tried) == [0]
 
 

@@ -13,7 +13,11 @@ from escalade_server.provider_simulator import Simulator
 
 @asynccontextmanager
 async def serving(
-    folder: Path, strategy: str, simulator: Simulator, environ: Mapping[str, str]
+    folder: Path,
+    strategy: str,
+    simulator: Simulator,
+    environ: Mapping[str, str],
+    log: io.StringIO | None = None,
 ) -> AsyncIterator[Running]:
     """Serve a strategy in which ``{name}`` stands for a simulated provider's address."""
     await simulator.start()
@@ -26,7 +30,7 @@ async def serving(
         options = Options(
             strategy=str(file), port=0, state=str(folder / "state.sqlite3"), grace_s=1.0
         )
-        running = await bootstrap.start(options, environ=environ, log_stream=io.StringIO())
+        running = await bootstrap.start(options, environ=environ, log_stream=log or io.StringIO())
         try:
             yield running
         finally:

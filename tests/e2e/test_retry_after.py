@@ -41,6 +41,8 @@ KEYS = dict.fromkeys(("NANO_GPT_API_KEY", "OPENAI_API_KEY", "DEEPSEEK_API_KEY"),
 HOUR_S, DAY_S = 3_600, 86_400
 SLACK_S = 1.5
 """An HTTP date has whole seconds."""
+LATE_S = 15
+"""A date is written before the server starts, which a machine under load takes its time for."""
 RATE, DAY = FaultKind.RATE_LIMIT, FaultKind.DAY_LIMIT
 FIRST = {RATE: "nano-gpt", DAY: "openai"}
 """Vendors whose refusal of this kind says nothing of an instant but in its headers."""
@@ -116,7 +118,8 @@ async def test_r9_what_retry_after_says_is_what_is_kept(
     fallback = next(event for event in told if isinstance(event, escalade.Fallback))
     assert (fallback.from_model.model, fallback.failure_class) == ("limited", cls)
     assert answer.model == "sibling", "a sibling comes before another layer (R8)"
-    assert kept == [pytest.approx(seconds, abs=SLACK_S)]
+    slack_s = SLACK_S if isinstance(written, str) else LATE_S
+    assert kept == [pytest.approx(seconds, abs=slack_s)]
     assert seconds == 0 or kept[0] > 0
     if seconds > 2:  # shorter ones may be over by now
         assert shown.reason == "cooldown"

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +41,7 @@ class World:
     """What the server said of itself when it was ready."""
     process: asyncio.subprocess.Process
     log: Path
+    grace: str = "5s"
     asked: bool = False
     expected_exit: int = 0
 
@@ -62,6 +63,17 @@ class World:
         if self.process.returncode is None and not self.asked:
             self.ask(signal.SIGTERM)
         return await asyncio.wait_for(self.process.wait(), STOP_S)
+
+    async def killed(self) -> None:
+        """Wait until the server was killed, by whoever does it."""
+        assert await asyncio.wait_for(self.process.wait(), STOP_S) == -signal.SIGKILL
+
+    async def start_again(self) -> None:
+        """Start the server anew on the same strategy and state."""
+        assert self.process.returncode is not None
+        self.process, self.started = await launch(self.log.parent, self.grace)
+        self.target = str(self.started["target"])
+        self.asked = False
 
     def logged(self, event: str) -> list[dict[str, object]]:
         """Read the log's lines of one event."""
@@ -98,22 +110,14 @@ def pointed_at(strategy: str, catalog: Catalog, simulator: Simulator) -> str:
     return f"{strategy.rstrip()}\n\nproviders:\n{lines}"
 
 
-@asynccontextmanager
-async def world(
-    folder: Path,
-    strategy: str,
-    scripts: Mapping[str, ModelScript] | None = None,
-    grace: str = "5s",
-) -> AsyncIterator[World]:
-    """Serve a strategy over providers that do what is scripted; ends with an orderly stop."""
-    catalog = loads(strategy, environ={}, assume_keys=True).catalog
-    simulator = Simulator(scenario_of(catalog, scripts or {}))
-    await simulator.start()
-    file, log = folder / "strategy.yaml", folder / "log.jsonl"
-    file.write_text(pointed_at(strategy, catalog, simulator))
-    with log.open("wb") as stderr:
+async def launch(
+    folder: Path, grace: str, command: Sequence[str | Path] = (COMMAND,)
+) -> tuple[asyncio.subprocess.Process, dict[str, object]]:
+    """Start a server on the strategy and the state of a folder; answer what it says when ready."""
+    log = folder / "log.jsonl"
+    with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
-            COMMAND, "serve", "--strategy", file, "--listen", "127.0.0.1:0",
+            *command, "serve", "--strategy", folder / "strategy.yaml", "--listen", "127.0.0.1:0",
             "--state", folder / "state.sqlite3", "--grace", grace, "--json",
             stdout=asyncio.subprocess.PIPE, stderr=stderr, env=os.environ | {KEY_NAME: "made-up"},
         )  # fmt: skip
@@ -121,14 +125,38 @@ async def world(
         assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), START_S)
         assert line, log.read_text()
-        started = json.loads(line)
-        made = World(simulator, catalog, started["target"], started, process, log)
-        yield made
-        assert await made.stop() == made.expected_exit, log.read_text()[-2_000:]
-    finally:
+        return process, json.loads(line)
+    except BaseException:
         if process.returncode is None:
             process.kill()
             await process.wait()
+        raise
+
+
+@asynccontextmanager
+async def world(
+    folder: Path,
+    strategy: str,
+    scripts: Mapping[str, ModelScript] | None = None,
+    grace: str = "5s",
+    command: Sequence[str | Path] = (COMMAND,),
+) -> AsyncIterator[World]:
+    """Serve a strategy over providers that do what is scripted; ends with an orderly stop."""
+    catalog = loads(strategy, environ={}, assume_keys=True).catalog
+    simulator = Simulator(scenario_of(catalog, scripts or {}))
+    await simulator.start()
+    made = None
+    try:
+        (folder / "strategy.yaml").write_text(pointed_at(strategy, catalog, simulator))
+        process, started = await launch(folder, grace, command)
+        log = folder / "log.jsonl"
+        made = World(simulator, catalog, str(started["target"]), started, process, log, grace)
+        yield made
+        assert await made.stop() == made.expected_exit, log.read_text()[-2_000:]
+    finally:
+        if made is not None and made.process.returncode is None:
+            made.process.kill()
+            await made.process.wait()
         await simulator.stop()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 
 from escalade_server.core import ledger
 from escalade_server.core.catalog import Catalog, Counter, Model
@@ -10,6 +11,7 @@ from escalade_server.core.events import (
     ChunkArrived,
     Delta,
     Finish,
+    Repeated,
     ReservationDenied,
     Reserved,
     TextDelta,
@@ -54,6 +56,10 @@ class Serial:
         self.drawn += 1
         return f"{self.drawn:032x}"
 
+    @staticmethod
+    def jitter_ms(limit_ms: int) -> int:
+        return limit_ms // 2
+
 
 class FakeStore:
     """Keeps balances with the core's own arithmetic; ``fail`` decides which calls fail."""
@@ -67,6 +73,8 @@ class FakeStore:
         self.candidates: dict[str, Candidate] = {}
         self.orders: dict[str, Reserve] = {}
         self.settles: list[Settle] = []
+        self.repeated: Repeated | None = None
+        """While set, every request id is answered so."""
         self.hanging: asyncio.Future[None] | None = None
         """While set, no call is served."""
 
@@ -89,8 +97,10 @@ class FakeStore:
         if self.fail(number):
             raise StoreError(f"call {number} failed")
 
-    async def reserve(self, order: Reserve, now_ms: int) -> Reserved | ReservationDenied:
+    async def reserve(self, order: Reserve, now_ms: int) -> Reserved | ReservationDenied | Repeated:
         await self._serve()
+        if self.repeated is not None:
+            return self.repeated._replace(attempt=order.attempt)
         denials = []
         for candidate in order.candidates:
             counters = candidate.counters
@@ -109,7 +119,9 @@ class FakeStore:
 
     async def settle(self, order: Settle, now_ms: int) -> None:
         await self._serve()
-        held = self.open_ids.pop(order.reservation_id)
+        held = self.open_ids.pop(order.reservation_id, None)
+        if held is None:
+            return  # released, and never held
         used = ledger.Amounts(order.requests, order.tokens, order.nanos)
         for counter in self.candidates[order.reservation_id].counters:
             at = ledger.FIELD[counter.unit]
@@ -166,7 +178,7 @@ class FakeProviders:
                 if isinstance(step, float):
                     await asyncio.sleep(step)
                 else:
-                    yield step._replace(attempt=order.attempt)
+                    yield replace(step, attempt=order.attempt)
         except asyncio.CancelledError:
             self.cancelled_at.append(asyncio.get_running_loop().time())
             if self.close_s:

@@ -18,6 +18,7 @@ def ms(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1_000)
 
 
+@pytest.mark.fault("T3")
 @pytest.mark.parametrize(
     ("now", "zone", "id_", "starts", "ends"),
     [
@@ -36,6 +37,7 @@ def test_days(now: str, zone: str, id_: str, starts: str, ends: str) -> None:
     assert Calendar()(counter(Period.DAY, zone), ms(now)) == (id_, ms(starts), ms(ends))
 
 
+@pytest.mark.fault("T7")
 @pytest.mark.parametrize(
     ("now", "reset_day", "starts", "ends"),
     [

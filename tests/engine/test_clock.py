@@ -1,6 +1,7 @@
 import threading
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,7 @@ def test_small_steps_are_followed_smoothly_either_way() -> None:
         assert abs(world.error_ms) <= 20
 
 
+@pytest.mark.fault("T4")
 def test_a_step_back_of_ten_minutes_is_doubted_then_made_good() -> None:
     world = World()
     world.run(3)

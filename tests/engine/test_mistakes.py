@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from escalade_server.core.cascade import Cascade
-from escalade_server.core.commands import Command
+from escalade_server.core.commands import Command, Reserve
 from escalade_server.core.events import ChunkArrived, Event, Reserved
 from escalade_server.core.facts import ErrorReason, Fact, Failed, Finished, Selected
 from escalade_server.core.task import Basis, Task
+from escalade_server.engine.ports import StoreError
 from tests.core.builders import request, three_layers
 from tests.engine.shell import FakeCaller, World, finish, text
 
@@ -101,6 +102,28 @@ async def test_a_reservation_on_its_way_is_released(monkeypatch: pytest.MonkeyPa
 
     assert failed(caller).reason is ErrorReason.BUG
     assert len(told) == 1
+    (settle,) = world.store.settles
+    assert (settle.requests, settle.tokens, settle.nanos) == (0, 0, 0)
+    assert {row.held for row in world.store.balances.values()} == {0}
+
+
+async def test_s13_a_reservation_that_may_be_held_is_released(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(three_layers())
+    heard(world)
+    reserve = world.store.reserve
+
+    async def held_but(order: Reserve, now_ms: int) -> Reserved:
+        await reserve(order, now_ms)
+        raise StoreError("timeout")
+
+    monkeypatch.setattr(world.store, "reserve", held_but)
+    run = world.engine.start(PAID, FakeCaller())
+    monkeypatch.setattr(Cascade, "handle", _breaks)
+    run.leave()
+    await world.rest()
+
     (settle,) = world.store.settles
     assert (settle.requests, settle.tokens, settle.nanos) == (0, 0, 0)
     assert {row.held for row in world.store.balances.values()} == {0}

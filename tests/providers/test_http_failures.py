@@ -115,6 +115,12 @@ async def many_headers(peer: Peer) -> None:
     await peer.answer(b"ok", headers=b"".join(b"X-%d: a\r\n" % n for n in range(10_000)))
 
 
+async def many_hints(peer: Peer) -> None:
+    await peer.request()
+    await peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1_000)
+    await peer.gone()
+
+
 async def compressed(peer: Peer) -> None:
     await peer.request()
     await peer.answer(b"\x1f\x8b\x08canary", headers=b"Content-Encoding: gzip\r\n")
@@ -133,6 +139,7 @@ BREAKS: dict[Script, TransportKind] = {
     two_lengths: _K.PROTOCOL,
     huge_header: _K.PROTOCOL,
     many_headers: _K.PROTOCOL,
+    many_hints: _K.PROTOCOL,
     compressed: _K.PROTOCOL,
 }
 
@@ -153,6 +160,7 @@ async def to_the_end(response: HttpResponse) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"zz\r\nhello\r\n", b"5\r\nhelloXX\r\n"], ids=["size", "end"])
+@pytest.mark.fault("U22")
 async def test_a_broken_framing_ends_the_read_that_waits(
     client: HttpClient, garbage: bytes
 ) -> None:
@@ -180,6 +188,7 @@ async def test_a_broken_framing_ends_the_read_that_waits(
 
 
 @pytest.mark.parametrize("status", ["301 M", "302 F", "303 S", "307 T", "308 P"])
+@pytest.mark.fault("U24")
 async def test_a_redirect_is_an_answer(client: HttpClient, status: str) -> None:
     async with serve(answering) as canary:
 
@@ -194,6 +203,7 @@ async def test_a_redirect_is_an_answer(client: HttpClient, status: str) -> None:
     assert canary.connections == 0
 
 
+@pytest.mark.fault("U25")
 async def test_news_before_the_answer_are_passed_over(client: HttpClient) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -244,6 +254,7 @@ async def test_a_certificate_of_nobody_known_is_refused(client: HttpClient) -> N
     assert server.heads == []
 
 
+@pytest.mark.fault("U2")
 async def test_a_bundle_may_be_trusted_for_its_own_name_only() -> None:
     limits = HttpLimits(ca_file=str(CERTIFICATE))
     async with serve(answering, server_tls()) as server, HttpClient(limits) as client:

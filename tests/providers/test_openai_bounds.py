@@ -193,10 +193,11 @@ def test_a_part_without_a_place_is_refused_not_dropped(role: Role, part: Part) -
 def test_json_that_does_not_stand_alone_is_refused(text: str) -> None:
     messages = (Message(Role.USER, (Text("Hi"),)),)
     tool = Request("r", Task(), messages, tools=(Tool("t", "", text),))
-    assert refusal(tool) == "the parameters of a tool is not JSON, or nests too deeply"
+    wrong = "is not JSON, nests too deeply, or holds a key twice"
+    assert refusal(tool) == f"the parameters of a tool {wrong}"
     schema = ResponseFormat(FormatKind.JSON_SCHEMA, "s", text)
     wanted = Request("r", Task(), messages, response_format=schema)
-    assert refusal(wanted) == "the schema of the answer is not JSON, or nests too deeply"
+    assert refusal(wanted) == f"the schema of the answer {wrong}"
 
 
 def test_a_schema_goes_over_the_wire_verbatim() -> None:

@@ -20,6 +20,7 @@ NOW_MS = 1_795_586_400_000  # Wednesday 2026-11-25, 06:00 UTC
 LAST = AHEAD_MS_MAX
 
 
+@pytest.mark.fault("T10")
 @pytest.mark.parametrize(
     ("text", "offset"),
     [
@@ -138,6 +139,7 @@ def test_a_wait_in_a_text(text: str, offset: int | None) -> None:
     assert again_in_ms(text, NOW_MS) == (None if offset is None else NOW_MS + offset)
 
 
+@pytest.mark.fault("T3")
 @pytest.mark.parametrize(
     ("window", "now", "end"),
     [

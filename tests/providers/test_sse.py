@@ -87,6 +87,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.fault("U16", "U17")
 def test_a_stream_decodes_alike_in_every_split(name: str) -> None:
     stream, events = STREAMS[name]
     whole = decode([stream])
@@ -105,6 +106,7 @@ PIECES = st.sampled_from([*FIELDS, *ENDS, *BYTES])
 
 @given(st.lists(PIECES, max_size=24).map(b"".join), st.data())
 @example(b"\xef\xbb", None)
+@pytest.mark.fault("U16", "U17")
 def test_any_stream_in_any_split_is_what_the_standard_says(
     stream: bytes, data: st.DataObject | None
 ) -> None:
@@ -135,6 +137,7 @@ def test_bounds_hold_alike_in_every_split(
     assert decode([stream[:at], stream[at:]], line_max, event_max) == whole
 
 
+@pytest.mark.fault("U18")
 def test_the_end_inside_an_event_is_flagged() -> None:
     assert decode([b"data: a\n\ndata: b\n"]).truncated
     assert decode([b"data: a\n\ndata: b"]).truncated
@@ -143,6 +146,7 @@ def test_the_end_inside_an_event_is_flagged() -> None:
     assert not decode([b""]).truncated
 
 
+@pytest.mark.fault("U29")
 def test_what_is_not_data_is_counted() -> None:
     decoded = decode([b": a\n:\nfoo: 1\nid: 1\n\ndata: \xff\xef\xbf\xbd\xe2\x82\n\n"])
     assert (decoded.comments, decoded.unknown, decoded.replaced) == (2, 1, 2)
@@ -157,6 +161,7 @@ def test_a_line_may_be_as_long_as_its_bound_and_no_longer() -> None:
     assert not cut.truncated
 
 
+@pytest.mark.fault("U14")
 def test_an_endless_line_is_cut_with_bounded_memory() -> None:
     decoder = SseDecoder()
     piece = b"x" * 65_536
@@ -171,6 +176,7 @@ def test_an_endless_line_is_cut_with_bounded_memory() -> None:
     assert peak_bytes < 4 << 20
 
 
+@pytest.mark.fault("U15")
 def test_an_event_of_a_million_lines_is_cut() -> None:
     decoder = SseDecoder()
     lines = b"data: 0\n" * 1_000
@@ -183,6 +189,7 @@ def test_an_event_of_a_million_lines_is_cut() -> None:
     assert decoder.feed(b"\n\ndata: late\n\n") == []
 
 
+@pytest.mark.fault("U4")
 def test_keep_alives_for_hours_break_no_bound() -> None:
     decoded = decode([b": ping\n"] * 1_000, line_max=8, event_max=20)
     assert decoded.violation is None
@@ -192,3 +199,23 @@ def test_keep_alives_for_hours_break_no_bound() -> None:
 def test_bounds_must_make_sense() -> None:
     with pytest.raises(ValueError, match="line_bytes_max"):
         SseDecoder(line_bytes_max=2, event_bytes_max=1)
+
+
+def test_what_holds_no_data_is_bounded_until_there_is_data() -> None:
+    noise = b": ping\n\nevent: e\nfoo: bar\n" * 2_000
+    assert decode([noise, b"data: a\n\n", noise]).events == (b"a",)
+    broken = decode([noise, noise, b"data: a\n\n"])
+    assert broken.violation is SseViolation.NOISE
+    assert not broken.events
+
+
+def test_many_short_lines_of_one_event_take_no_more_than_their_bytes() -> None:
+    decoder = SseDecoder()
+    tracemalloc.start()
+    try:
+        decoder.feed(b"data: xy\n" * 40_000)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 1 << 20
+    assert decode([b"data: xy\n" * 400_000]).violation is SseViolation.EVENT_TOO_LONG

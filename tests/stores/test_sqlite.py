@@ -1,7 +1,8 @@
 """What only the SQLite store must do: faults S1 to S7, and other writers of its file."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -15,6 +16,7 @@ from escalade_server.engine.ports import StoreError
 from escalade_server.stores.books import KEPT_MS, PURGE_EVERY_MS
 from escalade_server.stores.schema import APPLICATION_ID, MIGRATIONS, check_library, migrate
 from escalade_server.stores.sqlite import SqliteStore
+from tests.stores.faulty_disk import FaultyDisk, failed
 from tests.stores.world import (
     NOW_MS,
     HandClock,
@@ -30,48 +32,6 @@ from tests.stores.world import (
 DAILY = counter("daily", 50)
 MONEY = counter("money", 1_000, Unit.NANOS)
 ORDER = candidate(DAILY, MONEY)
-
-
-class FaultyFile(apsw.VFSFile):
-    """A file whose syncs and writes fail when the test says so."""
-
-    def __init__(
-        self, name: apsw.URIFilename | str | None, flags: list[int], fault: Callable[[str], None]
-    ) -> None:
-        super().__init__("", name, flags)
-        self.fault = fault
-
-    def xSync(self, flags: int) -> None:  # noqa: N802  # SQLite's name
-        self.fault("sync")
-        super().xSync(flags)
-
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802  # SQLite's name
-        self.fault("write")
-        super().xWrite(data, offset)
-
-
-class FaultyDisk(apsw.VFS):
-    """Fails the n-th write or sync from now, and all after it until it is mended."""
-
-    def __init__(self) -> None:
-        self.fails_in: int | None = None
-        self.calls = 0
-        self.fails_only = ""
-        self.error: Exception = apsw.FullError("disk is full")
-        super().__init__("faulty", "")
-
-    def strike(self, what: str) -> None:
-        self.calls += 1
-        if self.fails_in is None or self.fails_only not in {"", what}:
-            return
-        self.fails_in -= 1
-        if self.fails_in < 0:
-            raise self.error
-
-    def xOpen(  # noqa: N802  # SQLite's name
-        self, name: apsw.URIFilename | str | None, flags: list[int]
-    ) -> apsw.VFSFile:
-        return FaultyFile(name, flags, self.strike)
 
 
 @pytest.fixture
@@ -95,6 +55,7 @@ def figures(store: SqliteStore) -> list[tuple[int, int]]:
     return [(spend.spent, spend.held) for spend in store.spends(NOW_MS)]
 
 
+@pytest.mark.fault("S1")
 async def test_s1_a_busy_file_refuses_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,8 +67,8 @@ async def test_s1_a_busy_file_refuses_and_recovers(
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="BusyError"):
         await store.reserve(reserve("busy", ORDER), NOW_MS)
-    with pytest.raises(StoreError, match="BusyError"):
-        await store.settle(settle("before"), NOW_MS)
+    await store.settle(settle("before"), NOW_MS)
+    assert figures(store) == [(0, 1), (0, 10)], "durable in the journal, not yet in the file"
     other.execute("ROLLBACK")
     other.close()
     await held(store, "after")
@@ -116,20 +77,20 @@ async def test_s1_a_busy_file_refuses_and_recovers(
     audit(tmp_path / "s.db")
 
 
+@pytest.mark.fault("S2")
 async def test_s2_a_full_disk_admits_nothing_and_keeps_settlements(
     tmp_path: Path, disk: FaultyDisk
 ) -> None:
     store = await on(tmp_path / "s.db")
     await held(store, "one")
     await held(store, "two")
-    disk.fails_in = 0
-    with pytest.raises(StoreError, match="FullError"):
-        await store.settle(settle("one", nanos=3), NOW_MS)
+    disk.fail()
+    await store.settle(settle("one", nanos=3), NOW_MS)  # durable: the journal has it
     for _ in range(2):
         with pytest.raises(StoreError, match="FullError"):
             await store.reserve(reserve("three", ORDER), NOW_MS)
     assert figures(store) == [(0, 2), (0, 20)]
-    disk.fails_in = None
+    disk.mend()
     for _ in range(100):
         await asyncio.sleep(0.05)
         if figures(store) == [(1, 1), (3, 10)]:
@@ -140,50 +101,49 @@ async def test_s2_a_full_disk_admits_nothing_and_keeps_settlements(
     audit(tmp_path / "s.db")
 
 
-async def test_s2_what_stays_owed_is_booked_in_full(tmp_path: Path, disk: FaultyDisk) -> None:
-    store = await on(tmp_path / "s.db")
-    await held(store, "one")
-    disk.fails_in = 0
-    with pytest.raises(StoreError):
-        await store.settle(settle("one", nanos=3), NOW_MS)
-    await store.close()
-    disk.fails_in = None
-    store = await on(tmp_path / "s.db")
-    assert figures(store) == [(1, 0), (10, 0)]
-    await store.close()
-
-
-async def test_s2_what_is_owed_is_tried_once_more_at_the_end(
-    tmp_path: Path, disk: FaultyDisk
+@pytest.mark.parametrize("mended", ["before the end", "after the end"])
+async def test_s2_what_stays_owed_is_booked_at_the_next_start(
+    tmp_path: Path, disk: FaultyDisk, mended: str
 ) -> None:
+    """Or at the end of this one, where it is tried once more."""
     store = await on(tmp_path / "s.db")
     await held(store, "one")
-    disk.fails_in = 0
-    with pytest.raises(StoreError):
-        await store.settle(settle("one", nanos=3), NOW_MS)
-    disk.fails_in = None
+    await held(store, "orphan")
+    disk.fail()
+    await store.settle(settle("one", nanos=3), NOW_MS)
+    if mended == "before the end":
+        disk.mend()
     await store.close()
-    store = await on(tmp_path / "s.db")
-    assert figures(store) == [(1, 0), (3, 0)]
-    await store.close()
+    [(waits,)] = rows(tmp_path / "s.db", "SELECT count(*) FROM reservations WHERE state = 0")
+    assert waits == (1 if mended == "before the end" else 2)
+    disk.mend()
+    for _ in range(2):  # and only once
+        store = await on(tmp_path / "s.db")
+        assert figures(store) == [(2, 0), (13, 0)]
+        await store.close()
+    audit(tmp_path / "s.db")
 
 
+@pytest.mark.fault("S3")
 async def test_s3_after_a_failed_fsync_nothing_is_believed(
     tmp_path: Path, disk: FaultyDisk
 ) -> None:
     store = await on(tmp_path / "s.db")
     await held(store, "one")
-    disk.error = apsw.IOError("the drive is gone")
-    disk.error.extendedresult = apsw.SQLITE_IOERR_FSYNC  # type: ignore[attr-defined]
-    disk.fails_only, disk.fails_in = "sync", 0
-    with pytest.raises(StoreError, match="restart the server"):
-        await store.settle(settle("one", nanos=3), NOW_MS)
-    disk.fails_in = None
+    disk.fail(failed(apsw.SQLITE_IOERR_FSYNC), only="sync")
+    await store.settle(settle("one", nanos=3), NOW_MS)  # the journal is another file
+    disk.mend()
+    tried = disk.calls
     with pytest.raises(StoreError, match="restart the server"):
         await store.reserve(reserve("two", ORDER), NOW_MS)
     await store.close()
+    assert disk.calls == tried, "neither the write nor the sync is tried again"
+    store = await on(tmp_path / "s.db")
+    assert figures(store) == [(1, 0), (3, 0)]
+    await store.close()
 
 
+@pytest.mark.fault("S2")
 async def test_every_single_write_may_fail(tmp_path: Path, disk: FaultyDisk) -> None:
     """The n-th write or sync of a scenario fails, for every n; then the disk is mended."""
     store = await on(tmp_path / "count.db")
@@ -195,17 +155,14 @@ async def test_every_single_write_may_fail(tmp_path: Path, disk: FaultyDisk) -> 
     assert needed >= 6
     for n in range(needed):
         path = tmp_path / f"{n}.db"
-        disk.fails_in = None
+        disk.mend()
         store = await on(path)
         disk.fails_in = n
-        try:
+        with suppress(StoreError):  # if it is the settlement's, the journal takes it
             await held(store, "one")
             await store.settle(settle("one", nanos=3), NOW_MS)
-        except StoreError:
-            pass
-        else:
-            pytest.fail(f"write {n} did not fail")
-        disk.fails_in = None
+        assert disk.fails_in < 0, f"write {n} did not fail"
+        disk.mend()
         await held(store, "one")  # if the first try failed, this one does it
         await store.settle(settle("one", nanos=3), NOW_MS)
         assert figures(store) == [(1, 0), (3, 0)]
@@ -213,6 +170,7 @@ async def test_every_single_write_may_fail(tmp_path: Path, disk: FaultyDisk) -> 
         audit(path)
 
 
+@pytest.mark.fault("S4")
 async def test_s4_a_damaged_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     state = State(path)
@@ -239,6 +197,7 @@ async def held_by(state: State, number: int) -> None:
     await state.take(state.open_stores[-1], ORDER, id_=f"n{number}")
 
 
+@pytest.mark.fault("S4")
 async def test_s4_a_foreign_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
     rows(path, "CREATE TABLE notes (text)")
@@ -247,6 +206,7 @@ async def test_s4_a_foreign_database_is_refused(tmp_path: Path) -> None:
     assert rows(path, "SELECT name FROM sqlite_schema") == [("notes",)]
 
 
+@pytest.mark.fault("S5")
 async def test_s5_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     state = State(path)
@@ -256,6 +216,7 @@ async def test_s5_a_newer_schema_is_refused(tmp_path: Path) -> None:
         await state.open(DAILY)
 
 
+@pytest.mark.fault("S5")
 def test_s5_migration_goes_forward_in_one_transaction(tmp_path: Path) -> None:
     connection = apsw.Connection(str(tmp_path / "s.db"))
     migrate(connection)
@@ -273,6 +234,7 @@ def test_s5_migration_goes_forward_in_one_transaction(tmp_path: Path) -> None:
     connection.close()
 
 
+@pytest.mark.fault("S6")
 async def test_s6_a_second_store_is_refused_by_any_name(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / "s.db")
     first, second = State(tmp_path / "s.db"), State(tmp_path / "link.db")
@@ -284,6 +246,7 @@ async def test_s6_a_second_store_is_refused_by_any_name(tmp_path: Path) -> None:
     await second.close()
 
 
+@pytest.mark.fault("S7")
 @pytest.mark.parametrize("version", ["3.51.2", "3.40.1", "3.9.0"])
 def test_s7_an_old_library_is_refused(version: str) -> None:
     with pytest.raises(StoreError, match=f"SQLite {version} can lose"):

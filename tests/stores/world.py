@@ -1,6 +1,6 @@
 """What the tests of stores share: models, orders, a clock that is set by hand, raw looks."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -115,12 +115,20 @@ def rows(path: Path, sql: str, *bindings: str | int) -> list[tuple[object, ...]]
 
 def audit(path: Path) -> None:
     """Check the invariants of quotas C6 on the file itself, without any code of the store."""
-    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+    connection = apsw.Connection(str(path))
+    try:
+        _audit(lambda sql: list(connection.execute(sql)))
+    finally:
+        connection.close()
+
+
+def _audit(ask: Callable[[str], list[tuple[object, ...]]]) -> None:
+    assert ask("PRAGMA integrity_check") == [("ok",)]
     spent: dict[tuple[int, int], int] = {}
     held: dict[tuple[int, int], int] = {}
-    kinds = dict(_pairs(rows(path, "SELECT id, unit FROM counters")))
+    kinds = dict(_pairs(ask("SELECT id, unit FROM counters")))
     columns = "windows, state, tokens, nanos, used_requests, used_tokens, used_nanos"
-    for windows, state, *amounts in rows(path, f"SELECT {columns} FROM reservations"):  # noqa: S608
+    for windows, state, *amounts in ask(f"SELECT {columns} FROM reservations"):  # noqa: S608
         tokens, nanos, *used = (int(str(amount)) for amount in amounts)
         reserved = (1, tokens, nanos)
         for name in str(windows).split():
@@ -128,7 +136,7 @@ def audit(path: Path) -> None:
             column = ["requests", "tokens", "nanos"].index(str(kinds[id_]))
             into, what = (held, reserved) if state in {0, 1} else (spent, used)
             into[id_, starts_ms] = into.get((id_, starts_ms), 0) + what[column]
-    windows_now = rows(path, "SELECT counter, starts_ms, spent, held FROM windows")
+    windows_now = ask("SELECT counter, starts_ms, spent, held FROM windows")
     for counter_id, starts, booked, open_ in windows_now:
         key = (int(str(counter_id)), int(str(starts)))
         assert (booked, open_) == (spent.get(key, 0), held.get(key, 0)), key

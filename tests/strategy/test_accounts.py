@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from escalade_server.core.catalog import AbsenceKind, Billing, Model
+from escalade_server.core.absence import AbsenceKind
+from escalade_server.core.catalog import Billing, Model
 from escalade_server.strategy.errors import StrategyErrors
 from escalade_server.strategy.load import load
 from tests.strategy.strategies import GOOD, TODAY, loaded, with_more
@@ -111,6 +112,7 @@ def test_a_cap_over_two_accounts_is_one_fee() -> None:
     assert premium.fee_nanos == 3 * USD
 
 
+@pytest.mark.fault("G10")
 def test_g10_accounts_of_one_group_count_rate_limits_together() -> None:
     groups = TWO.replace("WORK}", "WORK, quota_group: team}")
     groups = groups.replace("SPARE}", "SPARE, quota_group: team, rate_limit: 9/hour}")
@@ -164,6 +166,7 @@ def test_r18_two_caps_for_one_counter_are_refused_with_both_lines() -> None:
     assert "line 16 says otherwise" in error
 
 
+@pytest.mark.fault("G10")
 def test_g10_two_limits_of_one_group_are_refused() -> None:
     text = GOOD.replace(
         "          capabilities: [parsing]\n",

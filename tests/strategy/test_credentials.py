@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from escalade_server.core.catalog import AbsenceKind
+from escalade_server.core.absence import AbsenceKind
 from escalade_server.strategy.credentials import Secret, from_environment, from_file
 from escalade_server.strategy.load import load
 from tests.strategy.strategies import GOOD, TODAY, loaded, with_more
@@ -21,6 +21,7 @@ def write(folder: Path, data: bytes, mode: int = 0o600) -> Path:
     return path
 
 
+@pytest.mark.fault("G9")
 @pytest.mark.parametrize(
     "data",
     [CANARY, f"{CANARY}\n", f"{CANARY}\r\n", f"\ufeff{CANARY}", f"  {CANARY}\t"],
@@ -33,6 +34,7 @@ def test_g9_a_key_file_is_stripped(tmp_path: Path, data: str) -> None:
     assert (found.missing, found.warning) == ("", "")
 
 
+@pytest.mark.fault("G9")
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -55,11 +57,13 @@ def test_g9_what_is_no_key_is_missing_with_a_reason(
     assert "CANARY" not in repr(found)
 
 
+@pytest.mark.fault("G9")
 def test_g9_missing_files_and_folders(tmp_path: Path) -> None:
     assert "No such file" in from_file(tmp_path / "none").missing
     assert "is not a file" in from_file(tmp_path).missing or from_file(tmp_path).missing
 
 
+@pytest.mark.fault("G9")
 def test_g9_a_file_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
     found = from_file(write(tmp_path, CANARY.encode(), 0o644))
 
@@ -67,6 +71,7 @@ def test_g9_a_file_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
     assert "other users" in found.warning
 
 
+@pytest.mark.fault("G9")
 def test_g9_a_symlink_is_followed(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(write(tmp_path, CANARY.encode()))

@@ -245,3 +245,15 @@ def test_parsers_are_total(value: object) -> None:
         assert result is None or result >= 0
     with contextlib.suppress(ValueParseError):
         parse.trigger(value, LAYERS)
+
+
+def test_digits_beyond_the_usual_precision_are_not_rounded_away() -> None:
+    fine = f"{'0' * 29}1"
+    with pytest.raises(ValueParseError):
+        parse.money(f"8.{fine}")
+    with pytest.raises(ValueParseError):
+        parse.money(Decimal(f"8.{fine}"))
+    with pytest.raises(ValueParseError):
+        parse.micro(Decimal(f"8.{fine}"), 10)
+    with pytest.raises(ValueParseError):
+        parse.duration(f"1.{fine}ms")

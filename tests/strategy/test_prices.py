@@ -64,6 +64,7 @@ def test_r17_long_context_tiers_are_kept() -> None:
     assert (price.input_picos, price.tier.input_picos) == (3_000_000, 6_000_000)
 
 
+@pytest.mark.fault("G5")
 def test_r17_anything_else_costs_the_dearest_and_is_said_loudly() -> None:
     found = loaded(changed("model: gpt-4o\n", "model: gpt-nobody-knows\n"))
 

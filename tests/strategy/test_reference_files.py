@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from escalade_server.core.absence import AbsenceKind
 from escalade_server.core.catalog import (
-    AbsenceKind,
     Billing,
     Comparison,
     ComplexityTrigger,

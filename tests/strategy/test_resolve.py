@@ -120,6 +120,7 @@ def test_r18_every_scope_has_its_counter() -> None:
     ]
 
 
+@pytest.mark.fault("G7")
 def test_r18_g7_a_cap_of_nothing_is_a_cap() -> None:
     premium = catalog(changed("5_usd", "0")).models[1]
 
@@ -211,6 +212,7 @@ def test_every_rule_can_be_stated() -> None:
         "circuit_breaker: {failures: 2, open_for: 3s}\n"
         "timeouts: {connect: 1s, first_token: 2s, idle: 3s, total: 4s, work: 5s,"
         " hold_patience: 6s, usage_grace: 7s}\n"
+        "idempotency: {keep_answers: 0s}\n"
     )
 
     assert catalog(text).rules == Rules(
@@ -235,6 +237,7 @@ def test_every_rule_can_be_stated() -> None:
         work_ms=5_000,
         hold_patience_ms=6_000,
         usage_grace_ms=7_000,
+        keep_answers_ms=0,
     )
 
 
@@ -361,7 +364,6 @@ def test_everything_else_that_is_accepted_is_listed_as_not_yet_in_effect() -> No
         "notifications": 24,
         "quality": 25,
         "sessions": 26,
-        "idempotency": 27,
         "concurrency": 28,
         "timeouts": 28,
     }

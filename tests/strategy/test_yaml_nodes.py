@@ -14,6 +14,7 @@ def value_of(text: str, environ: dict[str, str] | None = None) -> object:
     return parse(f"key: {text}\n", "f.yaml", environ or {}).root["key"]
 
 
+@pytest.mark.fault("G3")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -69,6 +70,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
+@pytest.mark.fault("G1", "G2", "G12", "G14")
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [

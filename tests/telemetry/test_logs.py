@@ -117,6 +117,19 @@ def test_an_escalation_is_one_line_with_its_reason() -> None:
     }
 
 
+def test_an_answer_told_again_is_a_line_of_its_own_without_its_cost() -> None:
+    """So that whoever adds up the log counts it once (R27)."""
+    log = Log()
+    observer = LogObserver(log.logger, "debug")
+    report = replace(REPORT, charged_nanos=5)
+    observer.ended("t1", REQUEST, FINISHED._replace(report=report, replayed=True))
+    observer.ended("t1", REQUEST, Failed(ErrorReason.ALREADY_ANSWERED, "was answered", report))
+    replayed, refused = log.lines()
+    assert replayed["event"] == names.TASK_REPLAYED
+    assert "charged_nano_usd" not in replayed
+    assert (refused["event"], refused["charged_nano_usd"]) == (names.TASK_FAILED, 0)
+
+
 def test_log_escalation_events_drops_the_line_and_nothing_else() -> None:
     retracted = Retracted(1, FailureClass.PROTOCOL, "cut")
     assert told(ESCALATED, retracted, log_escalations=False) == [names.TASK_RETRACTED]
@@ -162,6 +175,7 @@ def test_the_end_of_a_task_has_its_figures() -> None:
     assert [line["reason"] for line in failed] == ["rate_limited", "cancelled", "bug"]
 
 
+@pytest.mark.fault("C8")
 def test_a_caller_cannot_forge_a_line() -> None:
     forger = replace(REQUEST, id='x"}\n{"event":"task.finished"}\x1b[2J')
     forms: tuple[Format, ...] = ("json", "text")

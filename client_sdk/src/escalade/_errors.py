@@ -258,7 +258,10 @@ class RequestInProgress(StatusError):
 
 
 class AlreadyAnswered(StatusError):
-    """This request id was answered, and the answer is no longer kept."""
+    """This request id was answered, and the answer is no longer kept.
+
+    `report` has the figures of that answer; its cost was charged then, and nothing is now.
+    """
 
 
 class ReservationUnknown(StatusError):

@@ -365,6 +365,10 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """Marks a model that its provider does not serve."""
     ALERT_KIND_PLAN: _AlertKind.ValueType  # 9
     """Marks a metered layer that passed its planned cost of the month."""
+    ALERT_KIND_PROVIDER: _AlertKind.ValueType  # 10
+    """Marks a provider that does what it must not: it shows no certificate that is trusted, reports
+    usage beyond belief, or answers with another model than it was asked for.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Says what an alert is about."""
@@ -389,6 +393,10 @@ ALERT_KIND_MODEL_GONE: AlertKind.ValueType  # 8
 """Marks a model that its provider does not serve."""
 ALERT_KIND_PLAN: AlertKind.ValueType  # 9
 """Marks a metered layer that passed its planned cost of the month."""
+ALERT_KIND_PROVIDER: AlertKind.ValueType  # 10
+"""Marks a provider that does what it must not: it shows no certificate that is trusted, reports
+usage beyond belief, or answers with another model than it was asked for.
+"""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 class _Quality:

@@ -13,9 +13,7 @@ from grpc import aio
 
 from escalade.v1 import error_pb2
 from escalade_server.api.status import Refusal, RefusedError
-from escalade_server.core.agents import closed_to
 from escalade_server.core.catalog import Agent, Catalog, Rank
-from escalade_server.core.task import Request
 from escalade_server.engine.ports import Clock, StoreError, TokenStore
 from escalade_server.engine.tokens import holder
 
@@ -179,20 +177,3 @@ def certificate_name(proven: Mapping[str, Iterable[bytes]]) -> str:
     """
     names = list(proven.get("peer_uri") or proven.get("x509_common_name") or ())
     return names[0].decode(errors="replace") if len(names) == 1 else ""
-
-
-def refuse_closed(request: Request, caller: Identity, catalog: Catalog) -> None:
-    """Refuse a demand for layers that are all closed to the agent.
-
-    Raises:
-        RefusedError: PERMISSION_DENIED.
-    """
-    lowest, highest = request.constraints.lowest_layer, request.constraints.highest_layer
-    if closed_to(caller.own, catalog, lowest, highest):
-        raise RefusedError(
-            Refusal(
-                error_pb2.ERROR_REASON_LAYER_FORBIDDEN,
-                f"agent {caller.agent} may use no model of the layers that the request allows",
-                metadata=(("agent", caller.agent), ("lowest", lowest), ("highest", highest)),
-            )
-        )

@@ -4,14 +4,17 @@ A value breaks a rule (INVALID_ARGUMENT), names what the strategy lacks (NOT_FOU
 is not built (UNIMPLEMENTED), or is taken. Absent is not zero (R30); UNSPECIFIED is the default.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import msgspec
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from escalade.v1 import completion_pb2, escalation_pb2
 from escalade.v1.router_service_pb2 import CompleteRequest, RouteRequest
+from escalade_server.api.content import content_of
 from escalade_server.api.convert_messages import messages_from_proto
 from escalade_server.api.findings import (
     DURATION_MS_MAX,
@@ -22,7 +25,7 @@ from escalade_server.api.findings import (
     Findings,
     json_depth,
 )
-from escalade_server.core.catalog import Catalog
+from escalade_server.core.catalog import Catalog, Layer
 from escalade_server.core.task import (
     MICRO,
     Constraints,
@@ -112,7 +115,7 @@ def request_from_proto(
     Raises:
         RefusedError: with every finding.
     """
-    found = Findings()
+    found = Findings(closed_to(agent, catalog))
     has = wire.HasField  # an absent message is not looked into: most requests have few of them
     note_unbuilt(wire, found)
     work_ms, constraints = catalog.rules.work_ms, NO_LIMITS
@@ -148,6 +151,7 @@ def request_from_proto(
         delivery=enum_from_proto("delivery", wire.delivery, _DELIVERY, found),
         agent=agent,
         deadline_ms=now_ms + (work_ms if left_ms is None else min(work_ms, left_ms)),
+        content=content_of(wire),
     )
     found.raise_any()
     return Asked(request, flush_ms)
@@ -162,25 +166,39 @@ def enum_from_proto(path: str, value: int, table: Mapping[int, _T], found: Findi
 
 
 def note_unbuilt(wire: CompleteRequest | RouteRequest, found: Findings) -> None:
-    """Name what is asked for and not built; never ignore it (P15)."""
+    """Name what is asked for and not built; never ignore it (P15).
+
+    A field of a later version is known by its number only: what it says, a limit perhaps, is not
+    in effect here (C16).
+    """
     asked = [("resume_token", bool(wire.resume_token))]
+    _note_unknown("", wire, found)
     if isinstance(wire, CompleteRequest):
         if wire.HasField("quality"):
             asked.append(("quality", wire.quality.ByteSize() > 0))
         if wire.HasField("sampling"):
+            _note_unknown("sampling.", wire.sampling, found)
             asked.append(("sampling.top_k", wire.sampling.HasField("top_k")))
         if wire.task.dry_run:
             found.wrong("task.dry_run", "asks for a plan, and Complete does the work; ask Route")
     if wire.HasField("constraints"):
+        _note_unknown("constraints.", wire.constraints, found)
         asked.append(("constraints.may_wait", wire.constraints.may_wait))
         asked.append(("constraints.max_wait", wire.constraints.HasField("max_wait")))
     if wire.HasField("task"):
         task = wire.task
+        _note_unknown("task.", task, found)
         asked.append(("task.session_id", bool(task.session_id)))
         asked.append(("task.evidence", bool(task.evidence)))
     for name, is_asked in asked:
         if is_asked:
             found.unbuilt(name)
+
+
+def _note_unknown(path: str, wire: Message, found: Findings) -> None:
+    fields = UnknownFieldSet(wire)
+    for at in range(len(fields)):
+        found.unbuilt(f"{path}field {fields[at].field_number}")
 
 
 def task_from_proto(wire: escalation_pb2.Task, found: Findings) -> Task:
@@ -222,15 +240,24 @@ def task_from_proto(wire: escalation_pb2.Task, found: Findings) -> Task:
     )
 
 
+def closed_to(agent: str, catalog: Catalog) -> frozenset[str]:
+    """Answer the models that an agent may not use, by key."""
+    own = catalog.agents.get(agent)
+    return frozenset() if own is None else own.forbidden
+
+
 def _layer(path: str, name: str, catalog: Catalog, found: Findings) -> int | None:
     if not name:
         return None
-    for layer in catalog.layers:
+    layers: Iterable[Layer] = catalog.layers
+    if found.closed:
+        layers = [each for each in layers if any(m.key not in found.closed for m in each.models)]
+    for layer in layers:
         if layer.name == name:
             return layer.index
     if NAME.fullmatch(found.matches(path, name, NAME)):
-        known = ", ".join(layer.name for layer in catalog.layers)
-        found.unknown(path, f"names no layer of the strategy; it has {known}")
+        known = ", ".join(layer.name for layer in layers)
+        found.unknown(path, f"names no layer that is open to you; there are {known}")
     return None
 
 
@@ -238,16 +265,17 @@ def _models(path: str, names: tuple[str, ...], catalog: Catalog, found: Findings
     if not names:
         return
     found.listed(path, len(names), NAMES_MAX)
-    known = {n for m in catalog.models for n in (m.id, f"{m.provider}/{m.id}", m.key)}
+    models = [m for m in catalog.models if m.key not in found.closed]
+    known = {n for m in models for n in (m.id, f"{m.provider}/{m.id}", m.key)}
     for at, name in enumerate(names[:NAMES_MAX]):
         if name not in known and NAME.fullmatch(found.matches(f"{path}[{at}]", name, NAME)):
-            found.unknown(f"{path}[{at}]", "names no model of the strategy")
+            found.unknown(f"{path}[{at}]", "names no model that is open to you")
 
 
 def constraints_from_proto(
     wire: escalation_pb2.Constraints, catalog: Catalog, found: Findings
 ) -> Constraints:
-    """Convert the limits of one task; every name must be of the strategy."""
+    """Convert the limits of one task; every name must be of the strategy, and the caller's."""
     lowest = _layer("constraints.lowest_layer", wire.lowest_layer, catalog, found)
     highest = _layer("constraints.highest_layer", wire.highest_layer, catalog, found)
     if lowest is not None and highest is not None and lowest > highest:
@@ -293,7 +321,9 @@ def _schema(path: str, text: str, found: Findings) -> str:
 
 
 def _tools(wire: CompleteRequest, found: Findings) -> tuple[Tool, ...]:
-    found.listed("tools", len(wire.tools), TOOLS_MAX)
+    if len(wire.tools) > TOOLS_MAX:
+        found.listed("tools", len(wire.tools), TOOLS_MAX)
+        return ()
     size = len(wire.response_format.json_schema.schema_json)
     size += sum(len(tool.parameters_json_schema) for tool in wire.tools)
     if size > SCHEMA_CHARS_MAX:

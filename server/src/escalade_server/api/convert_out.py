@@ -314,7 +314,8 @@ def _put_finished(wire: escalation_pb2.Finished, fact: Finished, *, whole: bool)
     answer = fact.answer
     wire.finish_reason = FINISHES[answer.finish]
     wire.finish_detail = wire_text(answer.finish_detail)
-    if whole:
+    if whole or fact.replayed:
+        wire.replayed = fact.replayed
         message = wire.answer
         message.role = completion_pb2.ROLE_ASSISTANT
         message.parts.extend([part_to_proto(part) for part in answer.parts])

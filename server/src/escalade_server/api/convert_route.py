@@ -10,10 +10,12 @@ from escalade.v1.router_service_pb2 import (
     RouteRequest,
     RouteResponse,
 )
+from escalade_server.api.content import content_of
 from escalade_server.api.convert_in import (
     NO_LIMITS,
     OUTPUT_TOKENS_MAX,
     TOKENS_MAX,
+    closed_to,
     constraints_from_proto,
     enum_from_proto,
     note_unbuilt,
@@ -90,7 +92,7 @@ def route_from_proto(
     Raises:
         RefusedError: with every finding.
     """
-    found, has = Findings(), wire.HasField
+    found, has = Findings(closed_to(agent, catalog)), wire.HasField
     kind = wire.WhichOneof("kind")
     if kind != "task":
         found.wrong(kind or "task", "cannot come first: the first message holds the task")
@@ -121,6 +123,7 @@ def route_from_proto(
         deadline_ms=now_ms + (work_ms if left_ms is None else min(work_ms, left_ms)),
         input_tokens=input_tokens,
         features=_features(wire, found),
+        content=content_of(wire),
     )
     found.raise_any()
     return request

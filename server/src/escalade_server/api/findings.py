@@ -25,8 +25,12 @@ _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 class Findings:
     """Violations, unknown names and fields not built yet, each with its path."""
 
-    def __init__(self) -> None:
-        """Start without any."""
+    def __init__(self, closed: frozenset[str] = frozenset()) -> None:
+        """Start without any; ``closed`` are the models that are not the caller's, by key.
+
+        What is closed to a caller and what does not exist are refused in the same words (C9).
+        """
+        self.closed = closed
         self._wrong: list[tuple[str, str]] = []
         self._unknown: list[tuple[str, str]] = []
         self._unbuilt: list[str] = []
@@ -37,7 +41,7 @@ class Findings:
             self._wrong.append((path, what))
 
     def unknown(self, path: str, what: str) -> None:
-        """Note a name that the strategy does not have (C9)."""
+        """Note a name that the strategy does not have for this caller (C9)."""
         if len(self._unknown) < FINDINGS_MAX:
             self._unknown.append((path, what))
 
@@ -58,10 +62,10 @@ class Findings:
                 Refusal(error_pb2.ERROR_REASON_REQUEST_INVALID, _sentence(found), violations=found)
             )
         if self._unknown:
-            found = tuple(self._unknown)
-            raise RefusedError(
-                Refusal(error_pb2.ERROR_REASON_MODEL_UNKNOWN, _sentence(found), violations=found)
-            )
+            found, reason = tuple(self._unknown), error_pb2.ERROR_REASON_MODEL_UNKNOWN
+            if self.closed:
+                reason = error_pb2.ERROR_REASON_LAYER_FORBIDDEN
+            raise RefusedError(Refusal(reason, _sentence(found), violations=found))
         if self._unbuilt:
             raise RefusedError(not_built(*self._unbuilt))
 
@@ -99,7 +103,7 @@ class Findings:
 
 
 def json_depth(text: str) -> int:
-    """Deepest nesting of a JSON text; linear, whatever the text is (C13)."""
+    """Nesting of a JSON text, looked at no further than one level too deep (C13)."""
     if text.count("{") + text.count("[") <= JSON_DEPTH_MAX:
         return 0
     depth = deepest = 0
@@ -108,6 +112,8 @@ def json_depth(text: str) -> int:
         if mark in "[{":
             depth += 1
             deepest = max(deepest, depth)
+            if depth > JSON_DEPTH_MAX:
+                break
         elif mark in "]}":
             depth -= 1
     return deepest

@@ -10,7 +10,8 @@ details (P6).
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -30,6 +31,8 @@ from escalade_server.api.status import (
 )
 from escalade_server.engine.ports import Mistakes
 
+LARGE_BYTES = 65_536
+"""A request from here on is read in a turn of its own: fifty at once would stop the loop."""
 LET_IN_S = 0.25
 """How long a caller who is refused may take for the message that it is writing."""
 MALFORMED = Refusal(
@@ -38,6 +41,8 @@ MALFORMED = Refusal(
 )
 
 
+ENDINGS = (Exception, asyncio.CancelledError, GeneratorExit, SystemExit)
+"""However a handler may end but by an interrupt. Nothing may be awaited after ``GeneratorExit``."""
 Context = aio.ServicerContext[Any, Any]
 """grpcio's context; what it carries differs per method, and the guard never looks inside."""
 
@@ -54,6 +59,31 @@ def refuse(context: Context, refusal: Refusal) -> None:
     context.set_trailing_metadata(trailers_of(refusal, status))
 
 
+class StrayError(Exception):
+    """A handler met what is meant for a task or the process, not for a call."""
+
+
+def as_mistake(error: BaseException) -> Exception:
+    """Take any ending for a mistake, which ends one call and nothing else (X8).
+
+    A cancellation that the transport asked for is none, and is raised again: a handler that
+    answers it holds up the server, and one that merely raises another never ends its call.
+    """
+    if isinstance(error, Exception):
+        return error
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+    return StrayError(type(error).__name__).with_traceback(error.__traceback__)
+
+
+class Large(NamedTuple):
+    """A request that is not read yet; read, it takes many times its bytes."""
+
+    message: type[Message]
+    data: bytes
+
+
 def add_service(
     server: aio.Server,
     service: ServiceDescriptor,
@@ -66,9 +96,10 @@ def add_service(
     Its methods get the request, the context and who calls. One that the servicer lacks is refused
     with UNIMPLEMENTED, by name (P15).
     """
+    turn = asyncio.Lock()
     handlers = {
         method.name: _handler(
-            method, getattr(servicer, method.name, None) or _unbuilt(method), gate, mistakes
+            method, getattr(servicer, method.name, None) or _unbuilt(method), gate, mistakes, turn
         )
         for method in service.methods
     }
@@ -78,15 +109,21 @@ def add_service(
 
 
 def _handler(
-    method: MethodDescriptor, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
+    method: MethodDescriptor,
+    behaviour: Behaviour,
+    gate: Gate,
+    mistakes: Mistakes,
+    turn: asyncio.Lock,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     access = ACCESS[method.full_name]  # none: it is not registered, and the server does not start
-    read = _reader(GetMessageClass(method.input_type))
+    message = GetMessageClass(method.input_type)
+    read = partial(_read_now if method.client_streaming else _read, message)
     write = GetMessageClass(method.output_type).SerializeToString
     if not method.server_streaming:
-        unary = _unary(access, behaviour, gate, mistakes)
+        unary = _unary(access, behaviour, gate, mistakes, turn)
         return grpc.unary_unary_rpc_method_handler(unary, read)
-    guarded = _stream(access, behaviour, gate, mistakes, hears=method.client_streaming)
+    hears = method.client_streaming
+    guarded = _stream(access, behaviour, gate, mistakes, turn, hears=hears)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(guarded, read, write)
     return grpc.unary_stream_rpc_method_handler(guarded, read, write)
@@ -99,17 +136,22 @@ def _unbuilt(method: MethodDescriptor) -> Behaviour:
     return behaviour
 
 
-def _reader(message: type[Message]) -> Callable[[bytes], Message | None]:
-    def read(data: bytes) -> Message | None:
-        try:
-            return message.FromString(data)
-        except DecodeError:
-            return None
-
-    return read
+def _read_now(message: type[Message], data: bytes) -> Message | None:
+    try:
+        return message.FromString(data)
+    except DecodeError:
+        return None
 
 
-def _parsed(request: object) -> object:
+def _read(message: type[Message], data: bytes) -> Message | Large | None:
+    return _read_now(message, data) if len(data) < LARGE_BYTES else Large(message, data)
+
+
+async def _parsed(request: object, turn: asyncio.Lock) -> object:
+    if isinstance(request, Large):
+        async with turn:
+            await asyncio.sleep(0)
+        request = _read_now(request.message, request.data)
     if request is None:
         raise RefusedError(MALFORMED)
     return request
@@ -126,26 +168,33 @@ async def _let_in(context: Context) -> None:
 
 
 def _unary(
-    access: Access, behaviour: Behaviour, gate: Gate, mistakes: Mistakes
+    access: Access, behaviour: Behaviour, gate: Gate, mistakes: Mistakes, turn: asyncio.Lock
 ) -> Callable[[Any, Context], Awaitable[bytes]]:
     async def call(request: object, context: Context) -> bytes:
         try:
             caller = gate.admit(access, request, context)
-            answer: Message = await behaviour(_parsed(request), context, caller)
+            request = await _parsed(request, turn)
+            answer: Message = await behaviour(request, context, caller)
             return answer.SerializeToString()
         except aio.AbortError:
             raise  # a library's own ending, which has been sent
         except RefusedError as error:
             refuse(context, error.refusal)
-        except Exception as error:  # noqa: BLE001 - the outermost catch-all (P5)
-            refuse(context, bug(mistakes(error)))
+        except ENDINGS as error:  # the outermost catch-all (P5)
+            refuse(context, bug(mistakes(as_mistake(error))))
         return b""
 
     return call
 
 
 def _stream(
-    access: Access, behaviour: Behaviour, gate: Gate, mistakes: Mistakes, *, hears: bool
+    access: Access,
+    behaviour: Behaviour,
+    gate: Gate,
+    mistakes: Mistakes,
+    turn: asyncio.Lock,
+    *,
+    hears: bool,
 ) -> Callable[[Any, Context], Awaitable[None]]:
     async def call(request: object, context: Context) -> None:
         try:
@@ -155,10 +204,11 @@ def _stream(
                 if hears:
                     await _let_in(context)
                 raise
-            await behaviour(_parsed(request), context, caller)
+            request = await _parsed(request, turn)
+            await behaviour(request, context, caller)
         except RefusedError as error:
             refuse(context, error.refusal)
-        except Exception as error:  # noqa: BLE001 - the outermost catch-all (P5)
-            refuse(context, bug(mistakes(error)))
+        except ENDINGS as error:  # the outermost catch-all (P5)
+            refuse(context, bug(mistakes(as_mistake(error))))
 
     return call

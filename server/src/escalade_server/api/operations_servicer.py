@@ -142,7 +142,8 @@ class _View:
         return shown
 
     def _model(self, model: Model, verdict: Verdict) -> wire.ModelStatus:
-        circuit = self._standing.circuits.get(model.provider)
+        circuits = self._standing.circuits
+        circuit = circuits.get(model.provider) or circuits.get(model.key)
         is_open = circuit is not None and circuit.state is CircuitState.OPEN
         return wire.ModelStatus(
             target=model_to_proto(model),

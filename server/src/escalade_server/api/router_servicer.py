@@ -20,7 +20,7 @@ from escalade.v1.router_service_pb2 import (
     RouteRequest,
     RouteResponse,
 )
-from escalade_server.api.callers import Identity, refuse_closed
+from escalade_server.api.callers import Identity
 from escalade_server.api.calls import Call, Calls
 from escalade_server.api.convert_in import request_from_proto
 from escalade_server.api.convert_route import (
@@ -30,7 +30,7 @@ from escalade_server.api.convert_route import (
 )
 from escalade_server.api.face import Engine
 from escalade_server.api.findings import ID, Findings
-from escalade_server.api.methods import Context, refuse
+from escalade_server.api.methods import Context, as_mistake, refuse
 from escalade_server.api.outbox import Outbox, Response
 from escalade_server.api.route import Hearing, RouteOutbox, first_message, take
 from escalade_server.api.status import Refusal, RefusedError, bug, refusal_of
@@ -44,6 +44,7 @@ STALLED = Refusal(
     error_pb2.ERROR_REASON_CANCELLED, "the stream was not read for too long and was cut"
 )
 """A reader that stalls counts as a caller who left (faults C5)."""
+BROKEN = Refusal(error_pb2.ERROR_REASON_CANCELLED, "the stream could not be written")
 MARGIN_MS = 50
 MARGIN_PERCENT = 2
 
@@ -118,14 +119,14 @@ class RouterServicer:
             await serve(call)
         except RefusedError as error:
             await _fail(request.request_id, response, context, call, error.refusal)
-        except asyncio.CancelledError:
-            if not call.is_cut:
-                raise
-            refuse(context, STALLED)  # a handler that is cancelled by ourselves ends no call
         except aio.BaseError:
-            pass  # the transport is gone: nobody is left to be told (P3)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours ends with an event too (P5)
-            refusal = bug(self._mistakes(error))
+            refuse(context, BROKEN)  # most likely nobody is left to be told (P3)
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001
+            if call.is_cut and isinstance(error, asyncio.CancelledError):  # it would end no call
+                refuse(context, STALLED)
+                return
+            # A mistake of ours ends with an event too (P5).
+            refusal = bug(self._mistakes(as_mistake(error)))
             await _fail(request.request_id, response, context, call, refusal)
         finally:
             self._calls.close(call)
@@ -142,7 +143,6 @@ class RouterServicer:
             left_ms=_time_to_work(context),
             agent=caller.agent,
         )
-        refuse_closed(asked.request, caller, engine.catalog)
         loop = asyncio.get_running_loop()
         whole = asked.request.delivery is Delivery.WHOLE
         outbox = Outbox(loop, whole=whole, flush_s=asked.flush_ms / 1_000)
@@ -171,7 +171,6 @@ class RouterServicer:
             agent=caller.agent,
             trusted=not caller.agent or caller.own.trusted_reports,
         )
-        refuse_closed(request, caller, engine.catalog)
         accepted = ((REQUEST_ID_KEY, request.id),)
         if wire.task.dry_run:
             await context.send_initial_metadata(accepted)

@@ -25,6 +25,7 @@ from escalade_server.api.operations_servicer import OperationsServicer, ServiceI
 from escalade_server.api.router_servicer import RouterServicer
 from escalade_server.api.status import RefusedError
 from escalade_server.api.tls import Certificates, TlsError, TlsFiles, Told
+from escalade_server.engine.background import Background
 from escalade_server.engine.mistakes import LoopMistakes
 from escalade_server.engine.ports import Mistakes, TokenStore
 
@@ -32,6 +33,8 @@ _ROUTER = router_service_pb2.DESCRIPTOR.services_by_name["RouterService"]
 _OPERATIONS = operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+PENDING_MAX = 6_000
+"""Calls that no handler has begun yet; each costs about 15 KB, and there may be twice as many."""
 HEALTH_NAMES = ("", _ROUTER.full_name, _OPERATIONS.full_name)
 
 
@@ -56,6 +59,8 @@ class ServerOptions:
     reuse_port: bool = False
     """Several worker processes share the port (P11)."""
     message_bytes_max: int = 16 * 1_048_576
+    window_bytes: int = 1_048_576
+    """Of one call, sent ahead of what is read."""
     calls_bytes_max: int = 256 * 1_048_576
     """Bytes of all requests in flight (P10)."""
     calls_max: int = 10_000
@@ -150,14 +155,17 @@ class ApiServer:
         calls: Calls,
         health_checks: HealthChecks,
         options: ServerOptions,
+        *,
         tls_told: Told,
+        mistakes: Mistakes,
     ) -> None:
         """Use ``build_server``."""
         self._server = server
         self._health = health_checks
         self._options = options
         self._tls_told = tls_told
-        self._watch: asyncio.Task[None] | None = None
+        self.background = Background(mistakes, self.set_serving)
+        """Ends with the server, which is not serving while some of it keeps dying."""
         self._stopping: asyncio.Task[None] | None = None
         self.calls = calls
 
@@ -185,7 +193,7 @@ class ApiServer:
         if port == 0:
             raise BindError(f"cannot listen on {address}: choose a free port, or 0 for any")
         await self._server.start()
-        self._watch = asyncio.create_task(self._cut_stalled())
+        self.background.start(self._cut_stalled)
         await self.set_serving(serving=True)
         return port
 
@@ -217,10 +225,7 @@ class ApiServer:
                 await self.calls.idle()
         self._health.release()
         await stopping
-        if self._watch is not None:
-            self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
+        await self.background.stop()
 
     async def _cut_stalled(self) -> None:
         loop = asyncio.get_running_loop()
@@ -265,10 +270,20 @@ def channel_options(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", int(options.reuse_port)),
         ("grpc.max_receive_message_length", options.message_bytes_max),
         ("grpc.max_concurrent_streams", options.streams_per_connection_max),
+        # Calls that no handler has begun yet. From 1,000 on grpc would draw lots and cancel them,
+        # whosever they are: one connection's flood would be its neighbours' failures (C12).
+        ("grpc.server.max_pending_requests", PENDING_MAX),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_MAX),
+        # The window of a call is what a caller may make us hold unread. It is fixed: grown by what
+        # the network carries it comes to many MiB, also of a message that will be refused (C6).
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", options.window_bytes),
         ("grpc.max_metadata_size", options.metadata_bytes),
         ("grpc.absolute_max_metadata_size", options.metadata_bytes_max),
         ("grpc.keepalive_time_ms", int(options.keepalive_s * 1_000)),
         ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1_000)),
+        # What a ping is given in fact; left alone it is a minute, whatever keepalive says (C4).
+        ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout_s * 1_000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         (
@@ -321,4 +336,4 @@ def build_server(
         services.append((_REFLECTION, Reflection()))
     for service, servicer in services:
         add_service(server, service, servicer, gate, sink)
-    return ApiServer(server, calls, health_checks, options, tls_told)
+    return ApiServer(server, calls, health_checks, options, tls_told=tls_told, mistakes=sink)

@@ -128,9 +128,11 @@ def refusal_of(failed: Failed, now_ms: int) -> Refusal:
             for skip in failed.report.skips
             if skip.verdict.cls in _QUOTA_VERDICTS
         )
+    field = dict(failed.metadata).get("field")
     return Refusal(
         reason,
         failed.detail,
+        violations=((field, failed.detail),) if field else (),
         quotas=quotas,
         metadata=failed.metadata,
         retry_ms=None if failed.retry_at_ms is None else max(failed.retry_at_ms - now_ms, 0),

@@ -30,6 +30,14 @@ def say_tls(log: Log, why: str) -> None:
         log.info(names.TLS_RENEWED)
 
 
+def say_ledger(log: Log, why: str) -> None:
+    """Log ``why`` the ledger cannot be written, or that it can be again."""
+    if why:
+        log.error(names.LEDGER_FAILING, detail=why)
+    else:
+        log.info(names.LEDGER_MENDED)
+
+
 def _close_log(sink: LineSink, log: Log) -> None:
     if sink.lost:
         log.warning(names.LINES_LOST, lines=sink.lost)

@@ -30,6 +30,8 @@ class Options:
     auth: Authentication = "auto"
     allow_insecure: bool = False
     """Listen beyond loopback in plaintext, or with ``auth`` optional."""
+    recover: bool = False
+    """Save first what can be read of a damaged ledger; the old file is kept aside."""
     reflection: bool = False
     grace_s: float = 30.0
     log_format: Format | None = None

@@ -17,13 +17,21 @@ from typing import TextIO
 
 from escalade_server.api.operations_servicer import ServiceInfo
 from escalade_server.api.server import ApiServer, BindError, ServerOptions, build_server
-from escalade_server.bootstrap.log import catch_strays, open_log, say_started, say_tls
+from escalade_server.bootstrap.clock import clock_watch, witness_of, witnesses_of
+from escalade_server.bootstrap.log import (
+    catch_strays,
+    open_log,
+    say_ledger,
+    say_started,
+    say_tls,
+)
 from escalade_server.bootstrap.options import DEFAULT_STATE, Options, StartError
 from escalade_server.bootstrap.process import version
 from escalade_server.bootstrap.state import (
     auth_required,
     is_locked,
     open_store,
+    recover_store,
     state_path,
     tokens_of,
 )
@@ -43,6 +51,7 @@ from escalade_server.telemetry import names
 from escalade_server.telemetry.logs import Log, LogObserver, is_text
 from escalade_server.telemetry.mistakes import LoggedMistakes
 from escalade_server.telemetry.observers import Observers
+from escalade_server.telemetry.watchdog import Watchdog
 
 DRAIN_S = 10.0
 """Time to settle what runs after the grace; the rest is booked in full at the next start."""
@@ -60,6 +69,7 @@ class Running:
         ledger_is_new: bool,
         nobody_known: bool,
         engine: Engine,
+        watchdog: Watchdog,
         stack: AsyncExitStack,
     ) -> None:
         """Use ``start``."""
@@ -71,6 +81,7 @@ class Running:
         self.nobody_known = nobody_known
         """Callers must be known, and as yet there is no token for any."""
         self.engine = engine
+        self.watchdog = watchdog
         self._stack = stack
 
     async def stop(self) -> None:
@@ -102,16 +113,16 @@ async def start(
     loaded = load(options.strategy, environ=keys, built_dialects=DIALECTS)
     state = options.state or loaded.state_url or DEFAULT_STATE
     path = state_path(state)
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy = SystemClock(witnessed=bool(witnesses_of(loaded))), SystemEntropy()
     async with AsyncExitStack() as stack:
         log = open_log(options, stream, stack)
         mistakes = LoggedMistakes(log, entropy.task_id)
         catch_strays(stack, mistakes, log)
         http = await stack.enter_async_context(HttpClient(HttpLimits()))
         is_new = path is None or not _exists(path)
-        store = await open_store(path, clock, loaded, stack)
-        rules = loaded.catalog.rules
-        log_observer = LogObserver(log, options.log_level, log_escalations=rules.log_escalations)
+        if options.recover:
+            await recover_store(path, clock, log)
+        store = await open_store(path, clock, loaded, stack, partial(say_ledger, log))
 
         def heed(order: SetBench) -> None:
             engine.heed(order)
@@ -119,10 +130,10 @@ async def start(
         engine = Engine(
             catalog=loaded.catalog,
             store=store,
-            providers=providers_of(loaded, http, clock, heed),
+            providers=providers_of(loaded, http, clock, heed, witness_of(clock, loaded)),
             clock=clock,
             entropy=entropy,
-            observer=Observers((log_observer, *observers)) if observers else log_observer,
+            observer=_observer_of(options, loaded, log, observers),
             classifier=EvidenceClassifier(),
             mistakes=mistakes,
         )
@@ -134,7 +145,8 @@ async def start(
             engine, told, mistakes=mistakes, tokens=tokens, tls_told=partial(say_tls, log)
         )
         stack.push_async_callback(_stop_server, server, options.grace_s, log)
-        target = await _listen(server, options.host)
+        target, watchdog = await _listen(server, options.host), _watched(server, log)
+        server.background.start(clock_watch(clock, loaded, http, log))
         if not is_text(stream, options.log_format):  # people are told by the command itself
             say_started(log, loaded, target, state if is_new else "", nobody_known=nobody_known)
         return Running(
@@ -144,8 +156,24 @@ async def start(
             ledger_is_new=is_new,
             nobody_known=nobody_known,
             engine=engine,
+            watchdog=watchdog,
             stack=stack.pop_all(),
         )
+
+
+def _observer_of(
+    options: Options, loaded: Loaded, log: Log, observers: Sequence[Observer]
+) -> Observer:
+    keeps = loaded.catalog.rules.log_escalations
+    log_observer = LogObserver(log, options.log_level, log_escalations=keeps)
+    return Observers((log_observer, *observers)) if observers else log_observer
+
+
+def _watched(server: ApiServer, log: Log) -> Watchdog:
+    """Watch the event loop for as long as the server runs."""
+    watchdog = Watchdog(log)
+    server.background.start(watchdog.run)
+    return watchdog
 
 
 async def _listen(server: ApiServer, host: str) -> str:
@@ -158,7 +186,11 @@ async def _listen(server: ApiServer, host: str) -> str:
 
 
 def providers_of(
-    loaded: Loaded, http: HttpClient, clock: SystemClock, heed: Callable[[SetBench], None]
+    loaded: Loaded,
+    http: HttpClient,
+    clock: SystemClock,
+    heed: Callable[[SetBench], None],
+    witness: Callable[[str, str], None],
 ) -> ProviderRegistry:
     """Hand each account its key; models of the accounts left out are absent from the catalog."""
     endpoints = [
@@ -175,7 +207,9 @@ def providers_of(
         if found.dialect in CODECS and not found.missing
     ]
     connect_ms = loaded.catalog.rules.connect_ms
-    return ProviderRegistry.over_http(endpoints, http, clock, connect_ms, heed)
+    return ProviderRegistry.over_http(
+        endpoints, http, clock, connect_ms, heed=heed, witness=witness
+    )
 
 
 def server_options(

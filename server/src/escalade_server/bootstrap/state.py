@@ -1,5 +1,7 @@
 """Where state lives: the ledger's file, the tokens beside it, and whether callers must be known."""
 
+import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from escalade_server.api.server import is_loopback
@@ -11,9 +13,12 @@ from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.ports import StoreError
 from escalade_server.engine.tokens import TokenDesk
+from escalade_server.stores.recover import recover
 from escalade_server.stores.sqlite import SqliteStore
 from escalade_server.stores.tokens import SqliteTokens
 from escalade_server.strategy.load import Loaded
+from escalade_server.telemetry import names
+from escalade_server.telemetry.logs import Log
 
 
 def state_path(state: str) -> str | None:
@@ -94,15 +99,36 @@ def is_locked(options: Options, tokens: SqliteTokens | None, now_ms: int) -> boo
     return tokens is None or not any(token.is_live(now_ms) for token in tokens.all())
 
 
+async def recover_store(path: str | None, clock: SystemClock, log: Log) -> None:
+    """Save what can be read of a damaged ledger, and log what was lost (S4).
+
+    Raises:
+        StartError: nothing can be saved; the message says why.
+    """
+    if path is None:
+        return
+    try:
+        told = await asyncio.to_thread(recover, path, clock.now_ms())
+    except StoreError as error:
+        raise StartError(f"{error}") from error
+    log.warning(names.LEDGER_RECOVERED, detail=told)
+
+
 async def open_store(
-    path: str | None, clock: SystemClock, loaded: Loaded, stack: AsyncExitStack
+    path: str | None,
+    clock: SystemClock,
+    loaded: Loaded,
+    stack: AsyncExitStack,
+    tell: Callable[[str], None],
 ) -> SqliteStore:
     """Open the ledger of a strategy, booking what dead owners left; ``stack`` closes it.
+
+    ``tell`` hears why it cannot be written, and nothing when it can be again.
 
     Raises:
         StartError: the file cannot be used; the message says why.
     """
-    store = SqliteStore(path, clock, Calendar())
+    store = SqliteStore(path, clock, Calendar(), tell=tell)
     stack.push_async_callback(store.close)
     try:
         await store.open(counters_of(loaded))

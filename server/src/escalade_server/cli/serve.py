@@ -32,6 +32,9 @@ PORT_MAX = 65_535
 @click.option(
     "--allow-insecure", is_flag=True, help="Other machines: plaintext, or --auth optional."
 )
+@click.option(
+    "--recover", is_flag=True, help="Damaged ledger: save what can be read, keep the old file."
+)
 @click.option("--reflection", is_flag=True, help="Describe the API to tools such as grpcurl.")
 @click.option(
     "--grace",
@@ -58,6 +61,7 @@ def command(
     tls_client_ca: str | None,
     auth: bootstrap.Authentication,
     allow_insecure: bool,
+    recover: bool,
     reflection: bool,
     grace: float,
     log: bootstrap.Format | None,
@@ -74,6 +78,7 @@ def command(
         tls=_tls(tls_cert, tls_key, tls_client_ca),
         auth=auth,
         allow_insecure=allow_insecure,
+        recover=recover,
         reflection=reflection,
         grace_s=grace,
         log_format=log,

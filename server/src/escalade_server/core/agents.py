@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from escalade_server.core.catalog import Agent, Catalog
+from escalade_server.core.catalog import Catalog
 from escalade_server.core.task import Request
 
 
@@ -41,14 +41,3 @@ def _narrower(*, asked: bool | None, own: bool | None) -> bool | None:
     if own is False or asked is None:
         return own
     return asked
-
-
-def closed_to(agent: Agent, catalog: Catalog, lowest: str, highest: str) -> bool:
-    """Tell whether a request names bounds between which its agent may use no model at all."""
-    if not agent.forbidden or not (lowest or highest):
-        return False
-    names = [layer.name for layer in catalog.layers]
-    begin = names.index(lowest) if lowest in names else 0
-    end = names.index(highest) if highest in names else len(names) - 1
-    between = [model for layer in catalog.layers[begin : end + 1] for model in layer.models]
-    return all(model.key in agent.forbidden for model in between)

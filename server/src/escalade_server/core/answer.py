@@ -10,7 +10,26 @@ from escalade_server.core.events import (
     TextDelta,
     ToolCallDelta,
 )
-from escalade_server.core.task import Part, ProviderState, Reasoning, Text, ToolCall
+from escalade_server.core.rules import Rules
+from escalade_server.core.task import (
+    DataDemand,
+    Delivery,
+    Part,
+    ProviderState,
+    Reasoning,
+    Request,
+    Text,
+    ToolCall,
+)
+
+
+def is_kept(request: Request, rules: Rules) -> bool:
+    """Tell whether the answer is to be told again to the same request id (R27)."""
+    return (
+        bool(request.content and rules.keep_answers_ms)
+        and request.delivery is not Delivery.ROUTE
+        and request.task.data_demand is not DataDemand.PRIVATE
+    )
 
 
 @dataclass(slots=True)
@@ -56,6 +75,8 @@ class Fold:
 
     def parts(self) -> tuple[Part, ...]:
         """The answer's parts: reasoning, text, tool calls by slot, opaque state."""
+        if not self.keep:
+            return ()
         found: list[Part] = []
         if self._reasoning:
             found.append(Reasoning("".join(self._reasoning)))

@@ -1,17 +1,17 @@
 """The first look at a task: its score, what it needs, and where it starts."""
 
-from typing import NamedTuple
-
 from escalade_server.core import complexity
 from escalade_server.core.catalog import Catalog, TaskType
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.need import Need, need_of
+from escalade_server.core.record import record
 from escalade_server.core.start import start
 from escalade_server.core.task import Request
 from escalade_server.core.trace import Assessment, Clamp
 
 
-class FirstLook(NamedTuple):
+@record
+class FirstLook:
     """``initial`` is the reason announced when the start is not the first layer (R20)."""
 
     assessment: Assessment
@@ -24,7 +24,7 @@ class FirstLook(NamedTuple):
 
 def first_look(request: Request, catalog: Catalog) -> FirstLook:
     """Assess a request: score, bounds and start, each once."""
-    text_bytes = complexity.input_bytes(request)
+    text_bytes, images = complexity.size(request)
     traits = complexity.traits(request, catalog, text_bytes)
     kind, stated = traits.type, request.task.complexity_micro
     points = (
@@ -37,23 +37,23 @@ def first_look(request: Request, catalog: Catalog) -> FirstLook:
             tokens=traits.tokens,
         )
     )
-    need = need_of(request, catalog, kind, text_bytes)
+    need = need_of(request, catalog, kind, text_bytes, images)
     origin, target, clamped = start(catalog, need, kind, points.units)
     threshold = catalog.scoring.threshold_micro
     per_micro = complexity.UNITS_PER_MICRO
-    assessment = Assessment(
-        score_micro=points.units // per_micro,
-        uncapped_micro=points.uncapped_units // per_micro,
-        files_micro=points.files_units // per_micro,
-        depth_micro=points.depth_units // per_micro,
-        context_micro=points.context_units // per_micro,
-        threshold_micro=threshold,
-        stated=stated is not None,
-        type=kind.name,
-        estimated=traits.estimated,
-        target_layer=catalog.layers[target].name,
-        start_layer=catalog.layers[origin].name,
-        clamped_by=clamped,
+    assessment = Assessment(  # by place: names cost as much as all the rest of it
+        points.units // per_micro,
+        points.uncapped_units // per_micro,
+        points.files_units // per_micro,
+        points.depth_units // per_micro,
+        points.context_units // per_micro,
+        threshold,
+        stated is not None,
+        kind.name,
+        traits.estimated,
+        catalog.layers[target].name,
+        catalog.layers[origin].name,
+        clamped,
     )
     initial, why = EscalationReason.CAPABILITY, ""
     if clamped is Clamp.LOWEST_LAYER:

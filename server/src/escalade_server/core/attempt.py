@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import NamedTuple
 
 from escalade_server.core.answer import Fold
 from escalade_server.core.catalog import Model
 from escalade_server.core.commands import Candidate
 from escalade_server.core.events import ChunkArrived, Delta, Finish, TextDelta
 from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.record import record
 from escalade_server.core.rules import Rules
 from escalade_server.core.task import FinishReason, Usage
+from escalade_server.core.trace import Oddities
 
 _WHOLE = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS)
 
@@ -50,6 +51,7 @@ class Live:
     usage: Usage | None = None
     cost_nanos: int | None = None
     reported_model: str = ""
+    oddities: Oddities | None = None
     drain_until_ms: int = 0
     ended_ms: int = 0
     """When it ended, where its caller says so; 0: when we are told."""
@@ -76,6 +78,8 @@ class Live:
             self.cost_nanos = chunk.cost_nanos
         if chunk.model:
             self.reported_model = chunk.model
+        if chunk.oddities is not None:
+            self.oddities = chunk.oddities
         deltas = chunk.deltas
         if not deltas:
             return ()
@@ -118,7 +122,8 @@ class Live:
         return Failure(FailureClass.TIMEOUT, detail)
 
 
-class Over(NamedTuple):
+@record
+class Over:
     """An attempt has ended. ``failure`` says why it is not an answer, or is one of a filter's."""
 
     live: Live

@@ -5,7 +5,7 @@ Turns news of calls and the passing of time into deltas to deliver and at most o
 
 from dataclasses import dataclass
 
-from escalade_server.core.answer import Fold
+from escalade_server.core.answer import Fold, is_kept
 from escalade_server.core.attempt import Ending, Live, Over
 from escalade_server.core.commands import CancelCall, Candidate, Command, Deliver, Reserve
 from escalade_server.core.events import (
@@ -23,6 +23,7 @@ DRAIN_MS = 60_000
 """How long a cancelled call that bills to its end is read on, for its real usage (R25)."""
 LEASE_MS = 600_000
 """How long a caller that calls a model itself may take to report, unless it says Progress (R32)."""
+_STREAM, _WHOLE, _ROUTE = Delivery.STREAM, Delivery.WHOLE, Delivery.ROUTE  # faster than the enum
 _EMPTY = Failure(FailureClass.PROTOCOL, "gave an empty answer")
 _CUT_SHORT = Failure(FailureClass.PROTOCOL, "broke off without a finish reason")
 
@@ -35,11 +36,12 @@ class Calling:
     rules: Rules
     live: Live | None = None
     draining: Live | None = None
+    task_type: str = ""
 
     @property
     def routed(self) -> bool:
         """The caller calls the models itself: nothing is cancelled or read here."""
-        return self.request.delivery is Delivery.ROUTE
+        return self.request.delivery is _ROUTE
 
     @property
     def wake_at_ms(self) -> int | None:
@@ -61,7 +63,8 @@ class Calling:
         first = min(self.rules.first_token_ms, left // 2) if others else left
         if self.routed:
             first = total = min(left, LEASE_MS)
-        fold = Fold(keep=self.request.delivery is Delivery.WHOLE)
+        is_whole = self.request.delivery is _WHOLE
+        fold = Fold(keep=is_whole or is_kept(self.request, self.rules))
         at = now_ms
         return Live(number, candidate, reservation_id, at, at + first, at + total, fold)
 
@@ -74,11 +77,11 @@ class Calling:
             return self._hear_drained(news, now_ms)
         if isinstance(news, ChunkArrived):
             deltas = live.take(news, now_ms)
-            if deltas and self.request.delivery is Delivery.STREAM:
+            if deltas and self.request.delivery is _STREAM:
                 live.delivered = True
                 out.append(Deliver(live.number, deltas))
-            if live.finish is None or live.usage is None:
-                return None
+            if live.finish is None or news.usage is None:
+                return None  # usage told before the finish may not be the last (U26)
         failure = news.failure if isinstance(news, AttemptFailed) else _CUT_SHORT
         return self._end(live, failure)
 
@@ -104,7 +107,12 @@ class Calling:
 
     def order(self, reservation_id: str, number: int, some: tuple[Candidate, ...]) -> Reserve:
         """Make the command that reserves one of the candidates."""
-        return Reserve(reservation_id, number, some, self.request.agent, self.routed)
+        asked = self.request
+        claim = asked.id if asked.content else ""
+        return Reserve(
+            reservation_id, number, some, asked.agent, self.routed, claim, asked.content,
+            self.task_type,
+        )  # fmt: skip
 
     def extend(self, attempt: int, now_ms: int) -> None:
         """Extend the lease of the attempt that the caller works on."""

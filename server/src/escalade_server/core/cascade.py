@@ -13,8 +13,8 @@ Rules of the file:
 | NEW       | Started                      | advance                                         |
 | (advance) | walk: Choice / Pause / end   | RESERVING / PAUSED / ENDED                      |
 | RESERVING | Reserved                     | CALLING                                         |
-| RESERVING | ReservationDenied            | advance                                         |
-| RESERVING | StoreFailed                  | ENDED                                           |
+| RESERVING | ReservationDenied, Repeated  | advance; ENDED, as its request id was before    |
+| RESERVING | StoreFailed                  | ENDED; released, in case it was held            |
 | CALLING   | ChunkArrived                 | CALLING; SETTLING on finish with usage          |
 | CALLING   | StreamEnded                  | SETTLING with a finish reason, else as failed   |
 | CALLING   | AttemptFailed, time limit    | advance, or ENDED (terminal, cut under FAIL)    |
@@ -22,10 +22,10 @@ Rules of the file:
 | CALLING   | LeaseExtended / ReportsEnded | CALLING / SETTLING                              |
 | PAUSED    | TimePassed                   | advance                                         |
 | SETTLING  | Settled / SettleFailed       | ENDED                                           |
-| any       | CallerLeft, deadline         | ENDED; open reservations are still settled      |
+| any       | CallerLeft, deadline         | ENDED, but from SETTLING; all is still settled  |
 """
 
-from enum import Enum, auto
+from enum import Enum
 from typing import assert_never
 
 from escalade_server.core import change, commands, ending, events, facts, policy, settlement, walk
@@ -38,22 +38,15 @@ from escalade_server.core.ending import NoWay
 from escalade_server.core.experience import Experience, shared
 from escalade_server.core.facts import ErrorReason
 from escalade_server.core.failure import TABLE, Failure
+from escalade_server.core.oddities import alerts
 from escalade_server.core.settlement import Booking
 from escalade_server.core.standing import Standing, VerdictClass
 from escalade_server.core.task import OnInterruption, Request
 from escalade_server.core.trace import AttemptStatus, Skip
 
-
-class _State(Enum):
-    NEW = auto()
-    RESERVING = auto()
-    CALLING = auto()
-    PAUSED = auto()
-    SETTLING = auto()
-    ENDED = auto()
-
-
-_CALLING, _PAUSED, _ENDED = _State.CALLING, _State.PAUSED, _State.ENDED  # faster than the enum
+_State = Enum("_State", "NEW RESERVING CALLING PAUSED SETTLING ENDED")
+_NEW, _RESERVING, _CALLING, _PAUSED, _SETTLING, _ENDED = _State  # faster than the enums
+_WHOLE, _REJECTED, _BROKEN = Ending.WHOLE, Ending.REJECTED, Ending.BROKEN
 
 
 class Cascade:
@@ -61,22 +54,20 @@ class Cascade:
 
     def __init__(self, catalog: Catalog, request: Request, task_id: str) -> None:
         """Begin a task; ``task_id`` makes its reservation ids unique."""
-        self._request, self._rules, self._task_id = request, catalog.rules, task_id
+        self._request, self._rules = request, catalog.rules
         look = first_look(request, catalog)
         self._need, self._seen = look.need, Experience()
         self._walk = walk.begin(catalog, request, look, self._seen)
         self._diary = Diary(request, catalog, look, [catalog.layers[0].name])
-        self._calling = Calling(request, self._rules)
-        self._state = _State.NEW
+        self._calling = Calling(request, self._rules, task_type=look.assessment.type)
+        self._state: _State = _NEW
         self._out: list[commands.Command] = []
-        self._now = 0
-        self._serial = 0
+        self._now = self._resume_ms = self._serial = self._rejections = 0
+        self._task_id, self._reservation_id = task_id, ""
         self._choice: walk.Choice | None = None  # what is being reserved
         self._final: Live | None = None
-        self._resume_ms = 0
         self._waiting_told: set[VerdictClass] = set()
         self._cut: Failure | None = None
-        self._rejections = 0
 
     @property
     def closed(self) -> bool:
@@ -92,25 +83,31 @@ class Cascade:
             return min(deadline_ms, self._calling.wake_at_ms or 0)
         if state is _PAUSED:
             return min(deadline_ms, self._resume_ms)
-        return self._calling.wake_at_ms if state in (_ENDED, _State.SETTLING) else deadline_ms
+        return self._calling.wake_at_ms if state in (_ENDED, _SETTLING) else deadline_ms
 
     def handle(self, event: events.Event, *, now_ms: int) -> tuple[commands.Command, ...]:
         """Take one event and answer what is to be done. Late news is ignored."""
         self._now, self._out = now_ms, []
         match event:
-            case events.ChunkArrived() | events.StreamEnded() | events.AttemptFailed():
+            case events.ChunkArrived():  # in the order of how often they come
                 self._conclude(self._calling.hear(event, now_ms, self._out))
-            case events.Started(standing):
-                self._on_start(standing)
             case events.Reserved():
                 self._on_reserved(event)
+            case events.Started():
+                self._on_start(event.standing)
+            case events.Settled():
+                self._on_settled(event.attempt, event.standing)
+            case events.StreamEnded() | events.AttemptFailed():
+                self._conclude(self._calling.hear(event, now_ms, self._out))
             case events.ReservationDenied():
                 self._on_denied(event)
-            case events.StoreFailed(detail=detail):
+            case events.Repeated():
                 self._choice = None
+                self._end_without(ending.repeated(event))
+            case events.StoreFailed(attempt, detail):  # it may hold something all the same
+                self._choice = None
+                self._out.append(self._diary.release(self._reservation_id, attempt))
                 self._fail(ErrorReason.LEDGER_UNAVAILABLE, f"the ledger took no entry: {detail}")
-            case events.Settled(attempt, standing):
-                self._on_settled(attempt, standing)
             case events.SettleFailed(attempt, detail):
                 self._on_settle_failed(attempt, detail)
             case events.OutcomeReported():
@@ -137,6 +134,7 @@ class Cascade:
 
     def _advance(self, standing: Standing, refused: tuple[Skip, ...] = ()) -> None:
         """Ask the walk where to go, and go: reserve, pause or end."""
+        self._diary.go_on(self._now)
         tried = len(self._diary.attempts)
         if tried >= self._rules.attempts_max:
             self._no_way("")
@@ -144,10 +142,10 @@ class Cascade:
         step = self._walk.step(standing, self._now, refused)
         match step:
             case walk.Choice():
-                self._choice, self._state = step, _State.RESERVING
+                self._choice, self._state = step, _RESERVING
                 self._serial += 1
-                reservation_id = f"{self._task_id}.{self._serial}"
-                self._out.append(self._calling.order(reservation_id, tried + 1, step.candidates))
+                id_ = self._reservation_id = f"{self._task_id}.{self._serial}"
+                self._out.append(self._calling.order(id_, tried + 1, step.candidates))
             case walk.Pause():
                 self._pause(step, standing)
             case walk.DeadEnd():
@@ -159,31 +157,31 @@ class Cascade:
             self._walk.hold_until_ms = self._now  # no time to wait: the walk goes on without
             self._advance(standing)
             return
-        self._state, self._resume_ms = _State.PAUSED, pause.until_ms
+        self._state, self._resume_ms = _PAUSED, pause.until_ms
         if pause.reason not in self._waiting_told:
             self._waiting_told.add(pause.reason)
             waiting = facts.Waiting(pause.reason, pause.earliest_ms, pause.rule)
             self._out.append(commands.Announce(waiting))
+        self._diary.wait(self._now)
 
     def _go_on(self) -> None:
         """Look for the next model as soon as the engine hands in a fresh standing."""
-        self._state, self._resume_ms = _State.PAUSED, self._now
+        self._state, self._resume_ms = _PAUSED, self._now
 
     def _on_denied(self, event: events.ReservationDenied) -> None:
         choice, self._choice = self._choice, None
-        if choice is not None and self._state is _State.RESERVING:
+        if choice is not None and self._state is _RESERVING:
             self._advance(event.standing, policy.refused(choice.candidates, event.denials))
 
     def _on_reserved(self, event: events.Reserved) -> None:
         choice, self._choice = self._choice, None
         if choice is None:
             return
-        candidate = next(c for c in choice.candidates if c.model.position == event.position)
-        reservation_id = f"{self._task_id}.{self._serial}"
+        [candidate] = [c for c in choice.candidates if c.model.position == event.position]
         live = self._calling.prepare(
-            event.attempt, candidate, reservation_id, self._now, others=choice.others_remain
+            event.attempt, candidate, self._reservation_id, self._now, others=choice.others_remain
         )
-        if self._state is not _State.RESERVING:  # the caller left meanwhile: nothing was sent
+        if self._state is not _RESERVING:  # the caller left meanwhile: nothing was sent
             self._book(live, settlement.NOT_SENT, AttemptStatus.NOT_SENT)
             return
         skips = self._walk.granted(choice, event.denials)
@@ -192,22 +190,23 @@ class Cascade:
         self._out += [commands.Announce(fact) for fact in told]
         if not self._calling.routed:
             self._out.append(commands.CallModel(live.number, candidate))
-        self._calling.live, self._state = live, _State.CALLING
+        self._calling.live, self._state = live, _CALLING
 
     def _conclude(self, over: Over | None) -> None:
         """An attempt is over: book it, then accept it, go on, or end."""
         if over is None:
             return
-        live, end, failure = over
+        live, end, failure = over.live, over.ending, over.failure
         booking, status = settlement.of(over, self._need, routed=self._calling.routed)
         self._book(live, booking, status, failure)
-        if end in (Ending.WHOLE, Ending.REJECTED):
-            self._out.append(commands.ReportHealth(live.model.provider, ok=True))
-        if end is Ending.WHOLE:
-            self._final, self._state = live, _State.SETTLING
-        elif end is Ending.REJECTED and failure is not None:
+        if end is _WHOLE or end is _REJECTED:
+            self._out += () if self._calling.routed else alerts(live)
+            self._out.append(commands.ReportHealth(live.model.provider))
+        if end is _WHOLE:
+            self._final, self._state = live, _SETTLING
+        elif end is _REJECTED and failure is not None:
             self._on_rejected(live, failure)
-        elif end is Ending.BROKEN and failure is not None:
+        elif end is _BROKEN and failure is not None:
             self._on_broken(live, failure)
 
     def _on_rejected(self, live: Live, failure: Failure) -> None:
@@ -249,14 +248,13 @@ class Cascade:
             self._seen.spent_nanos += booking.nanos
 
     def _on_time(self, standing: Standing) -> None:
-        open_ended = self._state not in (_State.ENDED, _State.SETTLING)
-        if open_ended and self._now >= self._request.deadline_ms:
+        if self._now >= self._request.deadline_ms and self._state not in (_ENDED, _SETTLING):
             self._give_up(ErrorReason.DEADLINE_REACHED, "the deadline came before an answer")
-        elif self._state is _State.PAUSED and self._now >= self._resume_ms:
+        elif self._state is _PAUSED and self._now >= self._resume_ms:
             self._advance(standing)
         else:
             self._conclude(self._calling.overdue(self._now, self._out))
-            if self._calling.routed and self._state is _State.CALLING:
+            if self._calling.routed and self._state is _CALLING:
                 self._fail(ErrorReason.DEADLINE_REACHED, "the lease ended without a report")
 
     def _on_reports_ended(self) -> None:
@@ -264,28 +262,27 @@ class Cascade:
         over = self._calling.drop(self._now, self._out)
         if over is not None:
             self._conclude(over)
-            self._final, self._state = over.live, _State.SETTLING
-        elif self._state is not _State.SETTLING:
+            self._final, self._state = over.live, _SETTLING
+        else:
             self._give_up(ErrorReason.CANCELLED, "the caller ended its reports")
 
     def _give_up(self, reason: ErrorReason, detail: str) -> None:
-        """End from outside."""
-        if self._state is _State.ENDED:
-            return
-        self._conclude(self._calling.drop(self._now, self._out))
-        self._fail(reason, detail)
+        """End from outside; an answer that is whole is kept for its request id (R27)."""
+        if self._state not in (_ENDED, _SETTLING):
+            self._conclude(self._calling.drop(self._now, self._out))
+            self._fail(reason, detail)
 
     def _on_settled(self, attempt: int, standing: Standing) -> None:
         self._diary.unsettled.discard(attempt)
         final = self._final
-        if self._state is _State.SETTLING and final is not None and final.number == attempt:
-            self._state = _State.ENDED
-            finished = ending.finished(self._diary, final, standing, self._now)
-            self._out.append(commands.End(finished))
+        if self._state is _SETTLING and final is not None and final.number == attempt:
+            self._state = _ENDED
+            outcome = ending.finished(self._diary, final, standing, self._now)
+            self._out.append(self._diary.end(outcome))
 
     def _on_settle_failed(self, attempt: int, detail: str) -> None:
         self._diary.unsettled.discard(attempt)
-        if self._state is _State.SETTLING:
+        if self._state is _SETTLING:
             self._fail(ErrorReason.LEDGER_UNAVAILABLE, f"the cost is not booked yet: {detail}")
 
     def _no_way(self, untriggered: str) -> None:
@@ -295,6 +292,6 @@ class Cascade:
         self._end_without(NoWay(reason, detail))
 
     def _end_without(self, why: NoWay) -> None:
-        if self._state is not _State.ENDED:
-            self._state = _State.ENDED
-            self._out.append(commands.End(ending.failed(self._diary, why, self._now)))
+        if self._state is not _ENDED:
+            self._state = _ENDED
+            self._out.append(self._diary.end(ending.failed(self._diary, why, self._now)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from escalade_server.core.absence import Absence
 from escalade_server.core.money import Price
 from escalade_server.core.rules import Rules
 from escalade_server.core.task import DataDemand, Feature
@@ -80,21 +81,6 @@ DEFAULT_ACCOUNT = "default"
 """The account of a provider with one key."""
 
 
-class AbsenceKind(Enum):
-    """Why a model of the file cannot be called by this server."""
-
-    NO_KEY = "no_key"
-    NOT_BUILT = "not_built"
-
-
-@dataclass(frozen=True, slots=True)
-class Absence:
-    """A model that is in the file but not usable here, with the sentence that says why."""
-
-    kind: AbsenceKind
-    detail: str
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
     """One model entry on one account.
@@ -127,12 +113,16 @@ class Model:
     reasoning_bound_tokens: int = 0
     """Reasoning tokens that the vendor does not count inside the output limit (R13)."""
     absence: Absence | None = None
+    siblings: tuple[tuple[str, Price], ...] = ()
+    """Other models that its provider may answer with, by wire id, and their prices (U30)."""
     key: str = field(init=False)
     """Identity: the same model on two accounts is two models (R18)."""
     account_key: str = field(init=False)
     """Identity of the account that the call is billed to."""
     request_counters: tuple[Counter, ...] = field(init=False)
     """Those of ``counters`` that count requests."""
+    is_paid: bool = field(init=False)
+    """A call costs money or uses up a subscription."""
 
     def __post_init__(self) -> None:
         """Work out once what is looked up for every decision."""
@@ -140,11 +130,13 @@ class Model:
         object.__setattr__(self, "key", f"{self.provider}/{self.account}/{self.id}")
         requests = tuple(c for c in self.counters if c.unit is Unit.REQUESTS)
         object.__setattr__(self, "request_counters", requests)
+        object.__setattr__(self, "is_paid", self.billing is not Billing.FREE)
 
-    @property
-    def is_paid(self) -> bool:
-        """True when a call costs money or uses up a subscription."""
-        return self.billing is not Billing.FREE
+    def declares(self, wanted: frozenset[str], *, all_of: bool) -> bool:
+        """Tell whether it declares what is wanted: any one of it, or all (R1, R2)."""
+        if all_of:
+            return wanted <= self.capabilities
+        return not wanted or not wanted.isdisjoint(self.capabilities)
 
 
 class Condition(Enum):
@@ -201,11 +193,12 @@ class Layer:
     consent_required: bool = False
     fee_nanos: int = 0
     """Flat fee per calendar month, or the plan of a metered layer (R15)."""
+    is_paid: bool = field(init=False)
+    """Any of its models costs money."""
 
-    @property
-    def is_paid(self) -> bool:
-        """True when any of its models costs money."""
-        return any(model.is_paid for model in self.models)
+    def __post_init__(self) -> None:
+        """Work out once what is asked of it at every task."""
+        object.__setattr__(self, "is_paid", any(model.is_paid for model in self.models))
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +267,26 @@ class Catalog:
     other_type: TaskType
     baseline: Model | None = None
     """The one premium model that savings are measured against (R15)."""
+    baselines: tuple[Model, ...] = ()
+    """All single models that reports compare with; ``baseline`` is the first."""
     capability_aliases: Mapping[str, str] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
     """By name; with any at all, callers of other names are refused."""
+    ranks: Mapping[frozenset[str], tuple[tuple[Model, ...], ...]] = field(init=False)
+    """``ranked`` for what the types of task need."""
+
+    def __post_init__(self) -> None:
+        """Rank the models once, not for every task."""
+        kinds = (*self.task_types.values(), self.other_type)
+        ranks = {kind.needs: self.ranked(kind.needs, all_of=False) for kind in kinds}
+        object.__setattr__(self, "ranks", ranks)
+
+    def ranked(self, wanted: frozenset[str], *, all_of: bool) -> tuple[tuple[Model, ...], ...]:
+        """Order each layer: models that declare what is wanted, then the rest, in file order."""
+        return tuple(
+            tuple(sorted(layer.models, key=lambda model: not model.declares(wanted, all_of=all_of)))
+            for layer in self.layers
+        )
 
     @property
     def models(self) -> tuple[Model, ...]:

@@ -74,6 +74,7 @@ def facts(diary: Diary, layer: Layer, live: Live, skips: tuple[Skip, ...]) -> li
         # Down to the very layer where every path begins: no change to announce, but never silent.
         told.append(Alert(AlertKind.EXHAUSTED, escalation(diary, layer, skips).detail, model))
     elif failed is not None and failed.model is not model and failed.failure is not None:
+        diary.fallbacks += 1
         told.append(Fallback(failed.number, failed.model, model, failed.failure, failed.detail))
     selected = Selected(
         live.number,

@@ -1,18 +1,21 @@
 """Orders that come out of a cascade, in the imperative. A closed union; the engine obeys."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from escalade_server.core.catalog import Counter, Model, Unit
 from escalade_server.core.events import Delta
 from escalade_server.core.facts import Fact, Outcome
+from escalade_server.core.record import record
 from escalade_server.core.standing import Bench
-from escalade_server.core.task import Basis
+from escalade_server.core.tally import Tally
+from escalade_server.core.task import Basis, Usage
+from escalade_server.core.trace import Figures
 
 _REQUESTS, _TOKENS = Unit.REQUESTS, Unit.TOKENS
 
 
-class Candidate(NamedTuple):
+@record
+class Candidate:
     """One model with the bounds of a call: what a reservation of it would hold (C2, R13).
 
     ``tokens`` is the estimate for token windows, ``nanos`` the worst-case list value;
@@ -39,11 +42,12 @@ class Candidate(NamedTuple):
         return self.tokens if unit is _TOKENS else self.nanos
 
 
-class Reserve(NamedTuple):
+@record
+class Reserve:
     """Take the first candidate with room in all its counters, atomically (P20).
 
     ``reservation_id`` is the idempotency key: the same id twice is one reservation (S13).
-    Answer: ``Reserved``, ``ReservationDenied`` or ``StoreFailed``.
+    Answer: ``Reserved``, ``ReservationDenied``, ``Repeated`` or ``StoreFailed``.
     """
 
     reservation_id: str
@@ -52,9 +56,16 @@ class Reserve(NamedTuple):
     agent: str = ""
     routed: bool = False
     """The caller calls the model itself, and may report after its stream is gone (R32)."""
+    request_id: str = ""
+    """A caller's own id, claimed by this reservation for its agent; empty: nothing is claimed."""
+    content: str = ""
+    """Hash of what is asked under that id: with another one the id is taken (R27)."""
+    task_type: str = ""
+    """Under which its use is reported."""
 
 
-class CallModel(NamedTuple):
+@record
+class CallModel:
     """Call the reserved model. Answer: ``ChunkArrived`` ..., then one ending."""
 
     attempt: int
@@ -69,20 +80,23 @@ class CancelCall:
     drain: bool = False
 
 
-class Deliver(NamedTuple):
+@record
+class Deliver:
     """Pass deltas of the current attempt on to the caller."""
 
     attempt: int
     deltas: tuple[Delta, ...]
 
 
-class Announce(NamedTuple):
+@record
+class Announce:
     """Tell the caller and the observers a fact."""
 
     fact: Fact
 
 
-class Settle(NamedTuple):
+@record
+class Settle:
     """Book an attempt: release what it holds and add what it used (quotas C5).
 
     ``requests``, ``tokens`` and ``nanos`` (list value) are what the counters get, in the windows
@@ -101,6 +115,12 @@ class Settle(NamedTuple):
     hold_until_ms: int | None = None
     digest: str = ""
     """Of the caller's report that this books; a second report changes nothing (R32)."""
+    figures: Figures | None = None
+    """This attempt answers the task: its request id runs no more, and is told these (R27)."""
+    usage: Usage = Usage()
+    """The split of ``tokens``, as far as it is known; the rest of them is assumed."""
+    tally: Tally | None = None
+    """This attempt answers the task, which is counted with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +131,24 @@ class SetBench:
     bench: Bench
 
 
-class ReportHealth(NamedTuple):
-    """Tell the provider's circuit breaker how a call went."""
+@record
+class ReportHealth:
+    """Tell a circuit breaker how a call went: the provider's, or that of a model by its key.
+
+    A model has one of its own for the provider's word that it is overloaded (P7).
+    """
 
     provider: str
-    ok: bool
+    ok: bool = True
 
 
-class End(NamedTuple):
+@record
+class End:
     """The task has its one ending; the caller's stream closes with it."""
 
     outcome: Outcome
+    tally: Tally | None = None
+    """Of a task that no settlement counts."""
 
 
 Command = (

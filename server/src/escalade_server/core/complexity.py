@@ -8,14 +8,14 @@ of six decimals and single tokens are exact and a strict ``>`` is too.
 """
 
 import re
-from typing import NamedTuple
 
 from escalade_server.core.catalog import Catalog, Comparison, ComplexityTrigger, Scoring, TaskType
+from escalade_server.core.record import record
 from escalade_server.core.task import MICRO, Image, Reasoning, Request, Text, ToolCall, ToolResult
 
 UNITS_PER_MICRO = 5_000
 UNITS_PER_POINT = MICRO * UNITS_PER_MICRO
-POINTS_MAX = 10
+UNITS_MAX = 10 * UNITS_PER_POINT
 FILES_MAX = 10
 TOKENS_MAX = 50_000
 BYTES_PER_TOKEN = 4
@@ -45,7 +45,8 @@ _TEXT_LOOKED_AT = 20_000
 """Characters of the last message that the estimate reads: bounds its cost."""
 
 
-class Score(NamedTuple):
+@record
+class Score:
     """A score in units, with its parts; ``units`` is capped at ten points."""
 
     units: int
@@ -55,7 +56,8 @@ class Score(NamedTuple):
     context_units: int
 
 
-class Traits(NamedTuple):
+@record
+class Traits:
     """Type, files and tokens of a task, stated or estimated (name of each, and why)."""
 
     type: TaskType
@@ -66,12 +68,16 @@ class Traits(NamedTuple):
 
 def score(scoring: Scoring, *, files: int, depth: int, tokens: int) -> Score:
     """Score a task. ``depth`` is 0 to 10; negative numbers count as 0."""
-    by_files = scoring.files_weight_micro * min(max(files, 0), FILES_MAX) * UNITS_PER_MICRO
+    if not 0 <= files <= FILES_MAX:
+        files = FILES_MAX if files > 0 else 0
+    if not 0 <= tokens <= TOKENS_MAX:
+        tokens = TOKENS_MAX if tokens > 0 else 0
+    by_files = scoring.files_weight_micro * files * UNITS_PER_MICRO
     by_depth = scoring.depth_weight_micro * depth * UNITS_PER_MICRO
     # 10 points * weight * tokens / 50,000 is weight_micro * tokens units exactly.
-    by_context = scoring.context_weight_micro * min(max(tokens, 0), TOKENS_MAX)
+    by_context = scoring.context_weight_micro * tokens
     total = by_files + by_depth + by_context
-    return Score(min(total, POINTS_MAX * UNITS_PER_POINT), total, by_files, by_depth, by_context)
+    return Score(min(total, UNITS_MAX), total, by_files, by_depth, by_context)
 
 
 def stated(complexity_micro: int) -> Score:
@@ -96,9 +102,9 @@ def holds(trigger: ComplexityTrigger, units: int) -> bool:
             return units == value
 
 
-def input_bytes(request: Request) -> int:
-    """UTF-8 bytes of all text that goes upstream: messages, tools and schema; no images."""
-    total = len(request.response_format.schema_json.encode())
+def size(request: Request) -> tuple[int, int]:
+    """UTF-8 bytes of all text that goes upstream (messages, tools, schema), and its images."""
+    total, images = len(request.response_format.schema_json.encode()), 0
     for message in request.messages:
         for part in message.parts:
             match part:
@@ -106,16 +112,13 @@ def input_bytes(request: Request) -> int:
                     total += len(text) if text.isascii() else len(text.encode())
                 case ToolCall(name=name, arguments_json=arguments):
                     total += len(name.encode()) + len(arguments.encode())
+                case Image():
+                    images += 1
                 case _:
                     pass
     for tool in request.tools:
         total += len(f"{tool.name}{tool.description}{tool.parameters_json}".encode())
-    return total
-
-
-def images(request: Request) -> int:
-    """Count the images of a request."""
-    return sum([isinstance(part, Image) for m in request.messages for part in m.parts])
+    return total, images
 
 
 def _last_text(request: Request) -> str:

@@ -3,15 +3,20 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from escalade_server.core import settlement, trace
 from escalade_server.core.assess import FirstLook
 from escalade_server.core.attempt import Live
 from escalade_server.core.catalog import Catalog
-from escalade_server.core.commands import Settle
-from escalade_server.core.facts import Escalated
+from escalade_server.core.commands import End, Settle
+from escalade_server.core.facts import ErrorReason, Escalated, Failed, Outcome
 from escalade_server.core.failure import Failure
 from escalade_server.core.settlement import Booking
+from escalade_server.core.tally import Tally, changes, compared
 from escalade_server.core.task import Request
 from escalade_server.core.trace import AttemptRecord, AttemptStatus, Skip
+
+_NO_TASK = (ErrorReason.ALREADY_ANSWERED, ErrorReason.REQUEST_INVALID)
+_ANSWERED = (AttemptStatus.OK, AttemptStatus.UNREPORTED)
 
 
 @dataclass(slots=True)
@@ -28,11 +33,27 @@ class Diary:
     escalations: list[Escalated] = field(default_factory=list)
     unsettled: set[int] = field(default_factory=set)
     """Attempts whose settlement is not durable yet."""
+    fallbacks: int = 0
+    waits: int = 0
+    waited_ms: int = 0
+    waiting_since_ms: int | None = None
+    is_counted: bool = False
+    """A settlement has the tally of the task."""
 
     def skip(self, skips: Iterable[Skip]) -> None:
         """Keep the latest reason for each model."""
         for skip in skips:
             self.skips[skip.layer, skip.model.key if skip.model else ""] = skip
+
+    def wait(self, now_ms: int) -> None:
+        """Take down that the task is told to wait."""
+        self.waits, self.waiting_since_ms = 1, now_ms
+
+    def go_on(self, now_ms: int) -> None:
+        """Take down that it looks for a model, after a wait or not."""
+        if self.waiting_since_ms is not None:
+            self.waited_ms += now_ms - self.waiting_since_ms
+            self.waiting_since_ms = None
 
     def book(
         self, live: Live, booking: Booking, status: AttemptStatus, now_ms: int,
@@ -41,4 +62,39 @@ class Diary:
         """Write an attempt down and order its settlement; once for each reservation."""
         self.unsettled.add(live.number)
         self.attempts.append(booking.record(live, status, now_ms, failure))
-        return booking.order(live, now_ms)
+        if status is not AttemptStatus.OK:
+            return booking.order(live, now_ms)
+        self.is_counted, told = True, None
+        if self.request.content:
+            told = trace.figures(self.attempts, self.started_ms, now_ms)
+        return booking.order(live, now_ms, told, self.tally(self.attempts[-1]))
+
+    def tally(self, winner: AttemptRecord | None) -> Tally:
+        """Count the task; ``winner`` is the attempt that answered it."""
+        layer = model = ""
+        instead: tuple[tuple[str, int], ...] = ()
+        if winner is not None:
+            layer, model = winner.model.layer, winner.model.key
+            instead = compared(winner.usage, self.catalog.baselines)
+        return Tally(
+            self.request.agent, self.look.assessment.type, layer, model, self.fallbacks,
+            self.waited_ms, self.waits, changes(self.escalations), instead,
+        )  # fmt: skip
+
+    def end(self, outcome: Outcome) -> End:
+        """Order the ending, with the tally unless a settlement has it.
+
+        A request id that was used before is no new task (R27).
+        """
+        repeated = isinstance(outcome, Failed) and outcome.reason in _NO_TASK
+        if self.is_counted or repeated:
+            return End(outcome)
+        self.go_on(outcome.report.ended_ms)
+        good = [a for a in self.attempts if a.status in _ANSWERED]
+        answered = None if isinstance(outcome, Failed) or not good else good[-1]
+        return End(outcome, self.tally(answered))
+
+    def release(self, reservation_id: str, attempt: int) -> Settle:
+        """Order to let go of what a failed ledger may have held all the same (S13)."""
+        self.unsettled.add(attempt)
+        return settlement.release(reservation_id, attempt)

@@ -1,17 +1,19 @@
 """How a task ends: its report, the sentence for people, and why there is no answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from escalade_server.core import policy, words
+from escalade_server.core import words
 from escalade_server.core.attempt import Live
+from escalade_server.core.catalog import Catalog
 from escalade_server.core.commands import Candidate
 from escalade_server.core.diary import Diary
-from escalade_server.core.events import Finish
+from escalade_server.core.events import Finish, Repeated
 from escalade_server.core.experience import class_of
 from escalade_server.core.facts import ErrorReason, EscalationReason, Failed, Finished
 from escalade_server.core.failure import NEVER_MS, Failure, FailureClass
 from escalade_server.core.money import cost_nanos
-from escalade_server.core.standing import Cause, Standing, VerdictClass
+from escalade_server.core.standing import Balance, Cause, Standing, VerdictClass
+from escalade_server.core.survey import effective
 from escalade_server.core.task import FinishReason, Request, Usage
 from escalade_server.core.trace import (
     Answer,
@@ -21,6 +23,7 @@ from escalade_server.core.trace import (
     Headroom,
     Report,
     Skip,
+    figures,
 )
 
 
@@ -32,9 +35,11 @@ class NoWay:
     detail: str
     retry_at_ms: int | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    before: Repeated | None = None
+    """The request id was answered before; the report has those figures (R27)."""
 
 
-_OK = AttemptStatus.OK
+_OK, _EMPTY = AttemptStatus.OK, Balance("", 0, 0, 0)
 _SPENT = {VerdictClass.RATE, VerdictClass.MONEY}
 _SHUT = (VerdictClass.POLICY, VerdictClass.UNFIT, VerdictClass.REJECTED)
 
@@ -62,7 +67,7 @@ def _no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
     rejected = any(s.verdict.cls is VerdictClass.REJECTED for s in last)
     tried = [a for a in diary.attempts if a.status is not AttemptStatus.OK]
     failed_here = {class_of(a.failure) for a in tried if a.failure}
-    classes = {policy.effective(s.verdict) for s in open_to} | failed_here
+    classes = {effective(s.verdict) for s in open_to} | failed_here
     agree, metadata = _consent(diary, consent)
     why = "; ".join([_line(s) for s in last[:8]] + [agree] * bool(agree))
     metadata += tuple((f"{s.layer}/{s.model.id}", s.verdict.cause.value) for s in last if s.model)
@@ -116,10 +121,9 @@ def headroom(candidate: Candidate, standing: Standing, now_ms: int) -> tuple[Hea
     rows = []
     for counter in candidate.counters:
         balance = standing.balances.get(counter.key)
-        if balance is None or balance.ends_ms <= now_ms:
-            rows.append(Headroom(counter, 0, 0, 0))
-        else:
-            rows.append(Headroom(counter, balance.spent, balance.held, balance.ends_ms))
+        _, spent, held, ends_ms = balance or _EMPTY
+        live = ends_ms > now_ms
+        rows.append(Headroom(counter, spent, held, ends_ms) if live else Headroom(counter, 0, 0, 0))
     return tuple(rows)
 
 
@@ -134,21 +138,79 @@ def finished(diary: Diary, final: Live, standing: Standing, now_ms: int) -> Fini
 def failed(diary: Diary, why: NoWay, now_ms: int) -> Failed:
     """End without an answer, with the precise reason and the instant to come back."""
     told = report(diary, now_ms, earliest_ms=why.retry_at_ms, failed=why.detail)
+    if why.before is not None:
+        told = _as_before(told, why.before, diary.catalog)
     return Failed(why.reason, why.detail, told, why.retry_at_ms, why.metadata)
 
 
-def mistaken(request: Request, mistake_id: str, now_ms: int) -> Failed:
-    """End for a mistake of ours; nothing of the task's own state is believed any more (P5)."""
+def _as_before(told: Report, before: Repeated, catalog: Catalog) -> Report:
+    """Give a repeated request the figures of its answer; nothing new is charged (R27)."""
+    spent = before.figures
+    if spent is None:
+        return told
+    model = next((each for each in catalog.models if each.key == before.model_key), None)
+    return replace(
+        told,
+        selected=model, answered=model, usage=spent.usage, list_nanos=spent.list_nanos,
+        charged_nanos=spent.charged_nanos, started_ms=spent.started_ms, ended_ms=spent.ended_ms,
+    )  # fmt: skip
+
+
+OTHER_CONTENT = NoWay(
+    ErrorReason.REQUEST_INVALID,
+    "request_id was used for another request in the last 24 hours; a new request needs a new id",
+    metadata=(("field", "request_id"),),
+)
+IN_PROGRESS = NoWay(
+    ErrorReason.REQUEST_IN_PROGRESS,
+    "the first call with this request_id still runs; the same call gets its answer when it is done",
+)
+
+
+def repeated(before: Repeated) -> NoWay:
+    """Say why a request id is not run again (R27)."""
+    spent = before.figures
+    if spent is None:
+        return OTHER_CONTENT
+    told = (
+        ("model", before.model_key),
+        ("input_tokens", str(spent.usage.input_tokens)),
+        ("output_tokens", str(spent.usage.output_tokens)),
+        ("charged_nano_usd", str(spent.charged_nanos)),
+        ("list_nano_usd", str(spent.list_nanos)),
+        ("answered_ms", str(spent.ended_ms)),
+    )
+    detail = (
+        f"this request_id was answered by {before.model_key} and charged"
+        f" {words.usd(spent.charged_nanos)}; the answer is not kept, and nothing was done anew"
+    )
+    return NoWay(ErrorReason.ALREADY_ANSWERED, detail, None, told, before)
+
+
+def instead(failed: Failed, before: Repeated, catalog: Catalog) -> Failed:
+    """End as a repeated request does, where nothing could have been reserved anyway (R27)."""
+    why, told = repeated(before), _as_before(failed.report, before, catalog)
+    return Failed(why.reason, why.detail, told, why.retry_at_ms, why.metadata)
+
+
+def unstarted(request: Request, why: NoWay, now_ms: int) -> Failed:
+    """End a task of which nothing was done, or of whose state nothing is believed."""
     nothing = Assessment(0, 0, 0, 0, 0, None, stated=False, type="", estimated=(),
                          target_layer="", start_layer="")  # fmt: skip
     told = Report(
         request_id=request.id, assessment=nothing, requested_model="", selected=None,
         answered=None, layer_path=(), attempts=(), skips=(), usage=Usage(), list_nanos=0,
         charged_nanos=0, baseline_model="", baseline_nanos=None, started_ms=now_ms,
-        ended_ms=now_ms, story=f"The service made a mistake: {mistake_id}",
+        ended_ms=now_ms, story=why.detail,
     )  # fmt: skip
-    why = "the service made a mistake; every call was booked at its reserve"
-    return Failed(ErrorReason.BUG, why, told, metadata=(("id", mistake_id),))
+    return Failed(why.reason, why.detail, told, why.retry_at_ms, why.metadata)
+
+
+def mistaken(request: Request, mistake_id: str, now_ms: int) -> Failed:
+    """End for a mistake of ours (P5)."""
+    detail = "the service made a mistake; every call was booked at its reserve"
+    why = NoWay(ErrorReason.BUG, detail, metadata=(("id", mistake_id),))
+    return unstarted(request, why, now_ms)
 
 
 def report(
@@ -163,42 +225,31 @@ def report(
     request, attempts = diary.request, diary.attempts
     good = [a for a in attempts if a.status is _OK]
     winner = good[-1] if good else None
-    total = _sum([a.usage for a in attempts])
+    sole = len(attempts) == 1
+    total = attempts[0] if sole else figures(attempts, diary.started_ms, now_ms)
     baseline, instead = diary.catalog.baseline, None
     if baseline is not None and winner is not None:
         instead = cost_nanos(winner.usage, baseline.price)
     allowed = request.constraints.allowed_models
-    return Report(
-        request_id=request.id,
-        assessment=diary.look.assessment,
-        requested_model=allowed[0] if len(allowed) == 1 else "",
-        selected=attempts[-1].model if attempts else None,
-        answered=winner.model if winner else None,
-        layer_path=tuple(diary.layer_path),
-        attempts=tuple(attempts),
-        skips=tuple(diary.skips.values()),
-        usage=total,
-        list_nanos=sum([a.list_nanos for a in attempts]),
-        charged_nanos=sum([a.charged_nanos for a in attempts]),
-        baseline_model=baseline.id if baseline else "",
-        baseline_nanos=instead,
-        started_ms=diary.started_ms,
-        ended_ms=now_ms,
-        story=story(diary, winner, instead, now_ms, failed),
-        headroom=room,
-        earliest_ms=earliest_ms,
-    )
-
-
-def _sum(usages: list[Usage]) -> Usage:
-    if len(usages) == 1:
-        return usages[0]
-    return Usage(
-        sum(u.input_tokens for u in usages),
-        sum(u.output_tokens for u in usages),
-        sum(u.cached_tokens for u in usages),
-        sum(u.cache_write_tokens for u in usages),
-        sum(u.reasoning_tokens for u in usages),
+    return Report(  # by place: names cost as much as all the rest of it
+        request.id,
+        diary.look.assessment,
+        allowed[0] if len(allowed) == 1 else "",
+        attempts[-1].model if attempts else None,
+        winner.model if winner else None,
+        tuple(diary.layer_path),
+        tuple(attempts),
+        tuple(diary.skips.values()),
+        total.usage,
+        total.list_nanos,
+        total.charged_nanos,
+        baseline.id if baseline else "",
+        instead,
+        diary.started_ms,
+        now_ms,
+        story(diary, winner, instead, now_ms, failed),
+        room,
+        earliest_ms,
     )
 
 
@@ -208,28 +259,35 @@ def story(
     """Tell the task in one sentence; ``instead`` are the nanos of the baseline (DESIGN 6)."""
     seen = diary.look.assessment
     parts = [f"Score {words.points(seen.score_micro)} → {seen.start_layer}"]
-    failures = [a for a in diary.attempts if a.status is not _OK]
+    if diary.escalations or winner is None or len(diary.attempts) > 1:
+        parts += _trouble(diary)
+    took = f"{(now_ms - diary.started_ms) / 1000:.1f} s"
+    if winner is None:
+        return f"{'; '.join(parts)}; {failed or 'no answer'}, after {took}"
+    parts.append(f"answered by {words.name(winner.model)}")
+    paid = sum([a.list_nanos for a in diary.attempts if a.model.is_paid])
+    figures = f"{took}, {words.usd(paid) if paid or winner.model.is_paid else 'free'}"
+    baseline = diary.catalog.baseline
+    if baseline is None or instead is None or winner.model is baseline:
+        return f"{'; '.join(parts)}: {figures}"
+    return f"{'; '.join(parts)}: {figures}; {baseline.id} would have cost {words.usd(instead)}"
+
+
+def _trouble(diary: Diary) -> list[str]:
+    """Tell what failed, and each change of layer but the one at the start."""
+    start = diary.look.assessment.start_layer
     told: set[int] = set()
+    changes: list[str] = []
     for escalation in diary.escalations:
-        if escalation.to_layer == seen.start_layer and escalation is diary.escalations[0]:
+        if escalation.to_layer == start and escalation is diary.escalations[0]:
             continue
         if escalation.failed_attempt:
             told.add(escalation.failed_attempt)
         down = escalation.reason is EscalationReason.DOWNGRADE
         did = "downgraded" if down else "escalated"
-        parts.append(f"{escalation.detail}, so {did} to {escalation.to_layer}")
-    fell = [a for a in failures if a.number not in told]
-    parts[1:1] = [f"{words.name(a.model)} failed ({_why(a.failure, a.detail)})" for a in fell]
-    took = f"{(now_ms - diary.started_ms) / 1000:.1f} s"
-    if winner is None:
-        return f"{'; '.join(parts)}; {failed or 'no answer'}, after {took}"
-    parts.append(f"answered by {words.name(winner.model)}")
-    paid = [a.list_nanos for a in diary.attempts if a.model.is_paid]
-    figures = f"{took}, {words.usd(sum(paid)) if any(paid) or winner.model.is_paid else 'free'}"
-    baseline = diary.catalog.baseline
-    if baseline is None or instead is None or winner.model is baseline:
-        return f"{'; '.join(parts)}: {figures}"
-    return f"{'; '.join(parts)}: {figures}; {baseline.id} would have cost {words.usd(instead)}"
+        changes.append(f"{escalation.detail}, so {did} to {escalation.to_layer}")
+    fell = [a for a in diary.attempts if a.status is not _OK and a.number not in told]
+    return [f"{words.name(a.model)} failed ({_why(a.failure, a.detail)})" for a in fell] + changes
 
 
 def _why(failure: FailureClass | None, detail: str) -> str:

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from escalade_server.core.failure import Failure
+from escalade_server.core.record import record
 from escalade_server.core.standing import Denial, Standing
 from escalade_server.core.task import FinishReason, ProviderState, Usage
+from escalade_server.core.trace import Figures, Oddities
 
 
 class TextDelta(NamedTuple):
@@ -45,13 +47,15 @@ class Finish(NamedTuple):
     detail: str = ""
 
 
-class Started(NamedTuple):
+@record
+class Started:
     """The task begins; ``standing`` is shared state at this instant."""
 
     standing: Standing
 
 
-class Reserved(NamedTuple):
+@record
+class Reserved:
     """The store took the candidate at ``position`` and passed the ``denials`` before it."""
 
     attempt: int
@@ -68,18 +72,30 @@ class ReservationDenied:
     standing: Standing
 
 
+class Repeated(NamedTuple):
+    """The request id was used before, and nothing is reserved (R27).
+
+    With ``figures`` it was answered, by ``model_key``; without, it is that of another request.
+    """
+
+    attempt: int
+    model_key: str = ""
+    figures: Figures | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """The ledger could not take the reservation; nothing was called."""
+    """The ledger did not confirm the reservation: nothing was called, something may be held."""
 
     attempt: int
     detail: str
 
 
-class ChunkArrived(NamedTuple):
+@record
+class ChunkArrived:
     """One upstream read, decoded: any of deltas, finish, usage, the answering model's name.
 
-    One event per read, not per frame; a NamedTuple, because it is the hottest (pitfalls, Core).
+    One event per read, not per frame: it is the hottest (pitfalls, Core).
     ``cost_nanos`` is the provider's own figure where it reports one.
     """
 
@@ -89,9 +105,12 @@ class ChunkArrived(NamedTuple):
     usage: Usage | None = None
     model: str = ""
     cost_nanos: int | None = None
+    oddities: Oddities | None = None
+    """So far; told with a finish, usage or name, if there are any."""
 
 
-class StreamEnded(NamedTuple):
+@record
+class StreamEnded:
     """The provider's stream came to its regular end; without a finish reason it is broken."""
 
     attempt: int
@@ -105,7 +124,8 @@ class AttemptFailed:
     failure: Failure
 
 
-class Settled(NamedTuple):
+@record
+class Settled:
     """The settlement of an attempt is durable."""
 
     attempt: int
@@ -156,7 +176,8 @@ class CallerLeft:
     """Cancelled, disconnected, or stopped by drain: nobody reads any more (P1, P3)."""
 
 
-class TimePassed(NamedTuple):
+@record
+class TimePassed:
     """``Cascade.wake_at_ms`` has come; ``standing`` is fresh."""
 
     standing: Standing
@@ -168,6 +189,7 @@ Event = (
     | Started
     | Reserved
     | ReservationDenied
+    | Repeated
     | StoreFailed
     | AttemptFailed
     | Settled

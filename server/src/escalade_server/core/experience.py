@@ -32,6 +32,9 @@ class Experience:
     """Layers left for good: ``on_provider_outage: next_layer`` (R7)."""
     out_providers: set[tuple[int, str]] = field(default_factory=set)
     """Providers that failed in a layer: their other models there are skipped (R7)."""
+    closed: dict[str, Verdict] = field(default_factory=dict)
+    """Accounts and providers that this task's failures set aside: it does not call another model
+    of theirs in the moment before everyone knows (P4, P6)."""
     context_floor: int = 0
     """A window of this many tokens was too small."""
     spent_nanos: int = 0
@@ -53,22 +56,29 @@ class Experience:
         self.eventful = True
         model, row = live.model, TABLE[failure.cls]
         orders: list[SetBench | ReportHealth] = []
+        if row.counts_for_breaker:
+            orders.append(ReportHealth(model.provider, ok=False))
+        silent = failure.cls is FailureClass.TIMEOUT and not live.first_ms
+        later = failure.reset_at_ms is not None and failure.reset_at_ms > now_ms
+        may_retry = rules.on_outage is OnOutage.RETRY_THEN_SKIP and row.retry_same
+        if may_retry and not (silent or later or self.retried):
+            self.retried = True
+            return orders
         until = None
         set_aside = cooldown(failure, model.cooldown_on_limit_ms, now_ms)
         if set_aside is not None:
             scope, until = set_aside
             keys = {Scope.MODEL: model.key, Scope.ACCOUNT: model.account_key}
-            bench = Bench(until, failure.cls, failure.detail)
-            orders.append(SetBench(keys.get(scope, model.provider), bench))
-        if row.counts_for_breaker:
-            orders.append(ReportHealth(model.provider, ok=False))
+            key, cls = keys.get(scope, model.provider), failure.cls
+            orders.append(SetBench(key, Bench(until, cls, failure.detail)))
+            if scope is not Scope.MODEL:
+                self.closed[key] = Verdict(
+                    class_of(cls), Cause.COOLDOWN, failure.detail, until, cls
+                )
+        if failure.cls is FailureClass.OVERLOADED:
+            orders.append(ReportHealth(model.key, ok=False))
         if failure.cls is FailureClass.CONTEXT:
             self.context_floor = max(self.context_floor, model.context_tokens or input_estimate)
-        silent = failure.cls is FailureClass.TIMEOUT and not live.first_ms
-        may_retry = rules.on_outage is OnOutage.RETRY_THEN_SKIP and row.retry_same and not silent
-        if may_retry and not self.retried:
-            self.retried = True
-            return orders
         self.tried[model.position] = Verdict(
             VerdictClass.TRIED, Cause.FAILED_HERE, failure.detail, until, failure.cls
         )
@@ -84,6 +94,10 @@ _ALERTS = {
     FailureClass.BALANCE: AlertKind.BALANCE,
     FailureClass.MODEL_GONE: AlertKind.MODEL_GONE,
 }
+_OWN_ALERTS = {**_ALERTS, FailureClass.FORBIDDEN: AlertKind.AUTH}
+"""What only a person can mend; of a call of ours, what the provider forbids is that, too."""
+_CODE_ALERTS = {"tls": AlertKind.PROVIDER}
+"""The same by code, where the class alone mends by itself: a certificate does not (U2)."""
 
 
 def shared(
@@ -92,10 +106,17 @@ def shared(
     """Say what a failure changes for everyone: less, if it is a caller's own report (R33).
 
     A credential, balance or model that failed may be the caller's own: an alert, no shared state.
-    An agent without ``trusted_reports`` sets a model aside for itself only.
+    An agent without ``trusted_reports`` sets a model aside for itself only. What only a person
+    can mend is an alert after a call of ours, too (P4, P12); the engine tells it once an hour.
     """
     if request.delivery is not Delivery.ROUTE:
-        return list(orders)
+        own = _OWN_ALERTS.get(failure.cls) or _CODE_ALERTS.get(failure.code)
+        detail = f"{live.model.key}: {failure.detail}"
+        if own is None and failure.odd_reset:  # it stands for a month, or for nothing (T10)
+            own, detail = AlertKind.PROVIDER, f"{detail}; the reset that it names cannot be right"
+        if own is None:
+            return list(orders)
+        return [*orders, Announce(Alert(own, detail, live.model))]
     kind = _ALERTS.get(failure.cls)
     if kind is not None:
         detail = f"a caller reports of {live.model.key}: {failure.detail}"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from escalade_server.core.catalog import Model
 from escalade_server.core.failure import FailureClass
+from escalade_server.core.record import record
 from escalade_server.core.standing import VerdictClass
 from escalade_server.core.trace import Answer, Assessment, Report, Skip
 
@@ -49,6 +50,8 @@ class AlertKind(Enum):
     BALANCE = "balance"
     MODEL_GONE = "model_gone"
     PLAN = "plan"
+    PROVIDER = "provider"
+    """It shows no certificate that is trusted, counts beyond belief, or names another model."""
 
 
 class ErrorReason(Enum):
@@ -74,13 +77,15 @@ class ErrorReason(Enum):
     BUG = "bug"
 
 
-class Assessed(NamedTuple):
+@record
+class Assessed:
     """The score and where the task starts."""
 
     assessment: Assessment
 
 
-class Selected(NamedTuple):
+@record
+class Selected:
     """A model was reserved and is about to be called."""
 
     attempt: int
@@ -151,6 +156,8 @@ class Finished(NamedTuple):
 
     report: Report
     answer: Answer
+    replayed: bool = False
+    """Told again to the same request id; nothing was done or charged for it (R27)."""
 
 
 class Failed(NamedTuple):

@@ -77,7 +77,7 @@ NEVER_MS = 1 << 62
 
 _C = FailureClass
 TABLE: dict[FailureClass, Row] = {
-    _C.RATE_SHORT: Row(Scope.MODEL, 2 * SECOND_MS, Charge.NOTHING, retry_same=True),
+    _C.RATE_SHORT: Row(Scope.MODEL, 2 * SECOND_MS, Charge.NOTHING),  # a short wait is sat out (R8)
     _C.QUOTA_WINDOW: Row(Scope.MODEL, HOUR_MS, Charge.NOTHING),
     _C.SPEND_CAP: Row(Scope.ACCOUNT, DAY_MS, Charge.NOTHING),
     _C.BALANCE: Row(Scope.ACCOUNT, 15 * MINUTE_MS, Charge.NOTHING),
@@ -118,6 +118,8 @@ class Failure:
     scope: Scope | None = None
     """Overrides the table's scope where the signal says so (P6: account-wide)."""
     sent: bool = True
+    odd_reset: bool = False
+    """The instant that the provider named was out of bounds (T10)."""
 
 
 def cooldown(failure: Failure, on_limit_ms: int | None, now_ms: int) -> tuple[Scope, int] | None:

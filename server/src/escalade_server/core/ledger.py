@@ -81,11 +81,12 @@ def denial(candidate: Candidate, balances: Sequence[Balance]) -> Denial | None:
     worst: tuple[int, int] | None = None
     found: Denial | None = None
     for counter, balance in zip(candidate.counters, balances, strict=True):
-        amount = candidate.amount(counter)
-        verdict = room(balance, counter.limit, amount)
-        if verdict is _FITS:
-            continue
-        rank = (verdict.value, balance.ends_ms)
+        amount, limit = candidate.amount(counter), counter.limit
+        _, spent, held, ends_ms = balance
+        if spent + held + amount <= limit and limit:
+            continue  # the commonest of all, without a call
+        verdict = room(balance, limit, amount)
+        rank = (verdict.value, ends_ms)
         if worst is None or rank > worst:
             worst = rank
             found = Denial(
@@ -97,12 +98,14 @@ def denial(candidate: Candidate, balances: Sequence[Balance]) -> Denial | None:
 
 def hold(balance: Balance, amount: int) -> Balance:
     """Reserve: the amount is held until it is settled."""
-    return Balance(balance.window, balance.spent, balance.held + amount, balance.ends_ms)
+    window, spent, held, ends_ms = balance
+    return Balance(window, spent, held + amount, ends_ms)
 
 
 def settle(balance: Balance, reserved: int, used: int) -> Balance:
     """Release what was reserved and book what was used, in full even above the cap (C3)."""
-    return Balance(balance.window, balance.spent + used, balance.held - reserved, balance.ends_ms)
+    window, spent, held, ends_ms = balance
+    return Balance(window, spent + used, held - reserved, ends_ms)
 
 
 def correct(balance: Balance, difference: int) -> Balance:

@@ -1,6 +1,6 @@
 """Money in integers: nano-dollars for amounts, pico-dollars per token for prices (quotas C1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from escalade_server.core.task import Usage
 
@@ -25,6 +25,13 @@ class Price:
     tier_tokens: int | None = None
     tier: "Price | None" = None
     source: str = ""
+    dearest_picos: int = field(init=False)
+    """The most that a token of input can cost."""
+
+    def __post_init__(self) -> None:
+        """Work out once what is needed to bound every call."""
+        dearest = max(self.input_picos, self.cached_picos or 0, self.cache_write_picos or 0)
+        object.__setattr__(self, "dearest_picos", dearest)
 
     @property
     def is_zero(self) -> bool:
@@ -32,33 +39,30 @@ class Price:
         return not (self.input_picos or self.output_picos or self.request_nanos)
 
 
-def _at(price: Price, input_tokens: int) -> Price:
-    if price.tier is not None and input_tokens > (price.tier_tokens or 0):
-        return price.tier
-    return price
+def _at(price: Price, tier: Price, input_tokens: int) -> Price:
+    return tier if input_tokens > (price.tier_tokens or 0) else price
 
 
 def cost_nanos(usage: Usage, price: Price) -> int:
     """List value of a usage in nano-dollars, rounded up once (quotas C1)."""
-    at = _at(price, usage.input_tokens)
+    at = price if price.tier is None else _at(price, price.tier, usage.input_tokens)
     cached, written = usage.cached_tokens, usage.cache_write_tokens
-    fresh = max(usage.input_tokens - cached - written, 0)
-    picos = (
-        fresh * at.input_picos
-        + cached * (at.input_picos if at.cached_picos is None else at.cached_picos)
-        + written * (at.input_picos if at.cache_write_picos is None else at.cache_write_picos)
-        + usage.output_tokens * at.output_picos
-    )
+    fresh = usage.input_tokens - cached - written
+    picos = usage.output_tokens * at.output_picos
+    if fresh > 0:
+        picos += fresh * at.input_picos
+    if cached:
+        picos += cached * (at.input_picos if at.cached_picos is None else at.cached_picos)
+    if written:
+        dear = at.cache_write_picos
+        picos += written * (at.input_picos if dear is None else dear)
     return -(-picos // PICOS_PER_NANO) + at.request_nanos
 
 
 def worst_cost_nanos(input_bound: int, output_bound: int, price: Price) -> int:
     """The most a call within these token bounds can cost, whatever is cached (C2, R13)."""
-    worst = 0
-    for at in (price, price.tier):
-        if at is None:
-            continue
-        dearest = max(at.input_picos, at.cached_picos or 0, at.cache_write_picos or 0)
-        picos = input_bound * dearest + output_bound * at.output_picos
-        worst = max(worst, -(-picos // PICOS_PER_NANO) + at.request_nanos)
-    return worst
+    picos = input_bound * price.dearest_picos + output_bound * price.output_picos
+    worst = -(-picos // PICOS_PER_NANO) + price.request_nanos
+    if price.tier is None:
+        return worst
+    return max(worst, worst_cost_nanos(input_bound, output_bound, price.tier))

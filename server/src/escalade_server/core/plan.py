@@ -52,7 +52,7 @@ def plan(catalog: Catalog, request: Request, standing: Standing, now_ms: int) ->
     rows = tuple(
         Row(model, policy.judge(model, layer, view)[0], need.candidate(model, None).nanos)
         for layer in _order(catalog, way)
-        for model in policy.ranked(layer, need)
+        for model in need.ranks[layer.index]
     )
     step = way.step(standing, now_ms)
     return Plan(

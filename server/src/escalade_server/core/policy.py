@@ -1,25 +1,21 @@
 """Pure choices: who is eligible and why not, in what order, and what a trigger says."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from escalade_server.core import complexity, words
+from escalade_server.core import words
+from escalade_server.core.absence import AbsenceKind
 from escalade_server.core.catalog import (
-    AbsenceKind,
-    ComplexityTrigger,
-    Condition,
     Counter,
     DataPolicy,
     Layer,
-    LayerTrigger,
     Model,
-    Trigger,
     Unit,
 )
 from escalade_server.core.commands import Candidate
 from escalade_server.core.experience import Experience, class_of
 from escalade_server.core.failure import NEVER_MS, FailureClass
 from escalade_server.core.need import Need
+from escalade_server.core.record import record
 from escalade_server.core.standing import (
     OK,
     Balance,
@@ -31,6 +27,7 @@ from escalade_server.core.standing import (
     VerdictClass,
     own_bench,
 )
+from escalade_server.core.survey import Survey
 from escalade_server.core.task import DataDemand
 from escalade_server.core.trace import Skip
 
@@ -48,20 +45,13 @@ _DATA_NOTE = {
 # A full counter is the commonest verdict of all. Looking a member up in its enum costs five times
 # a global, and a tuple's own constructor a third of a NamedTuple's.
 _new = tuple.__new__
-_NANOS, _RATE, _MONEY = Unit.NANOS, VerdictClass.RATE, VerdictClass.MONEY
+_TOKENS, _NANOS = Unit.TOKENS, Unit.NANOS
+_RATE, _MONEY = VerdictClass.RATE, VerdictClass.MONEY
 _CAP_SPENT, _WINDOW_FULL = Cause.CAP_SPENT, Cause.WINDOW_FULL
-_TRIED = VerdictClass.TRIED
 
 
-def effective(verdict: Verdict) -> VerdictClass:
-    """Class of a verdict for triggers: a tried model keeps the class of its failure (R5)."""
-    cls = verdict.cls
-    if cls is _TRIED and verdict.failure is not None:
-        return class_of(verdict.failure)
-    return cls
-
-
-class View(NamedTuple):
+@record
+class View:
     """What a verdict is made from: the need, the task's own experience, and shared state."""
 
     need: Need
@@ -115,10 +105,13 @@ def _fit(model: Model, view: View) -> Verdict | None:
     return Verdict(VerdictClass.UNFIT, cause, note) if note else None
 
 
-def _in_this_task(model: Model, layer: Layer, seen: Experience) -> Verdict | None:
+def _in_this_task(model: Model, layer: Layer, seen: Experience, now_ms: int) -> Verdict | None:
     tried = seen.tried.get(model.position)
     if tried is not None:
         return tried
+    closed = seen.closed.get(model.account_key) or seen.closed.get(model.provider)
+    if closed is not None and closed.until_ms is not None and closed.until_ms > now_ms:
+        return closed
     if layer.index in seen.rejected_layers:
         return Verdict(
             VerdictClass.REJECTED, Cause.GATE_FAILED, "an answer of this layer failed its gate"
@@ -138,33 +131,37 @@ def _health(model: Model, standing: Standing, agent: str, now_ms: int) -> Verdic
         if bench is not None and bench.until_ms > now_ms:
             cls = class_of(bench.cls)
             return Verdict(cls, Cause.COOLDOWN, bench.detail, bench.until_ms, bench.cls)
-    circuit = standing.circuits.get(model.provider)
-    if circuit is not None and circuit.state is CircuitState.OPEN and circuit.until_ms > now_ms:
-        note, until = f"{model.provider} keeps failing; it is probed again soon", circuit.until_ms
-        return Verdict(VerdictClass.DOWN, Cause.CIRCUIT_OPEN, note, until, FailureClass.OUTAGE)
+    for key, why in (
+        (model.provider, FailureClass.OUTAGE),
+        (model.key, FailureClass.OVERLOADED),
+    ):
+        circuit = standing.circuits.get(key)
+        if circuit is not None and circuit.state is CircuitState.OPEN and circuit.until_ms > now_ms:
+            note = f"{key} keeps failing; it is probed again soon"
+            return Verdict(VerdictClass.DOWN, Cause.CIRCUIT_OPEN, note, circuit.until_ms, why)
     return None
 
 
 def _room(candidate: Candidate, view: View) -> Verdict | None:
     """Ask every counter that the call would touch; the store asks again, atomically."""
+    model, tokens, nanos = candidate.model, candidate.tokens, candidate.nanos
     balances, now_ms = view.standing.balances, view.now_ms
-    for counter in candidate.counters:
-        amount, limit = candidate.amount(counter), counter.limit
-        balance = balances.get(counter.key)
-        live = balance is not None and balance.ends_ms > now_ms
+    for counter in model.counters + candidate.extra:
+        unit, limit = counter.unit, counter.limit
+        amount = nanos if unit is _NANOS else tokens if unit is _TOKENS else 1
         if amount > limit or not limit:
-            whole = words.usd(limit) if counter.unit is _NANOS else f"{limit:,}"
+            whole = words.usd(limit) if unit is _NANOS else f"{limit:,}"
             note = f"one call needs more than the whole of {whole} ({counter.label})"
             return Verdict(VerdictClass.UNFIT, Cause.NEVER_FITS, note, NEVER_MS)
-        if balance is not None and live and balance.spent + balance.held + amount > limit:
-            held_only = balance.spent + amount <= limit
-            return _full(counter, balance, held_only=held_only)
+        balance = balances.get(counter.key)
+        if balance is not None:
+            _, spent, held, ends_ms = balance
+            if spent + held + amount > limit and ends_ms > now_ms:
+                return _full(counter, balance, held_only=spent + amount <= limit)
     most = view.need.spend_limit_nanos
-    if most is None or not candidate.model.is_paid:
+    if most is None or not model.is_paid or view.seen.spent_nanos + nanos <= most:
         return None
-    if view.seen.spent_nanos + candidate.nanos <= most:
-        return None
-    note = f"may cost {words.usd(candidate.nanos)}; the task may spend {words.usd(most)}"
+    note = f"may cost {words.usd(nanos)}; the task may spend {words.usd(most)}"
     return Verdict(VerdictClass.MONEY, Cause.SPEND_LIMIT, note, NEVER_MS)
 
 
@@ -181,48 +178,64 @@ def _full(counter: Counter, balance: Balance, *, held_only: bool) -> Verdict:
 
 def _lasting(model: Model, layer: Layer, view: View) -> Verdict | None:
     """What stands against a model but room, the most lasting reason first (R5)."""
-    need, seen, standing, now_ms, require, _ = view
+    need, seen, standing = view.need, view.seen, view.standing
     verdict: Verdict | None = None
     absence = model.absence
     if need.restricted or layer.consent_required:
         verdict = limits(model, layer, need)
-    if model.context_tokens is not None or need.features or require:
+    if model.context_tokens is not None or need.features or view.require:
         verdict = verdict or _fit(model, view)
     if seen.eventful:
-        verdict = verdict or _in_this_task(model, layer, seen)
+        verdict = verdict or _in_this_task(model, layer, seen, view.now_ms)
     if absence is not None and verdict is None:
         cause = Cause.NO_KEY if absence.kind is AbsenceKind.NO_KEY else Cause.NOT_BUILT
         verdict = Verdict(VerdictClass.DOWN, cause, absence.detail, NEVER_MS)
     if standing.benches or standing.circuits:
-        verdict = verdict or _health(model, standing, need.agent, now_ms)
+        verdict = verdict or _health(model, standing, need.agent, view.now_ms)
     return verdict
 
 
-def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | None]:
-    """Say what stands against a model for this task, the most lasting reason first (R5).
+def survey(
+    models: Sequence[Model], layer: Layer, view: View, denied: Mapping[int, Verdict] | None = None
+) -> Survey:
+    """Judge models of a layer for this task, each by the most lasting reason against it (R5).
 
-    A model that is ``ok``, and no other, comes with its candidate. This is asked for every model
-    of every layer that is passed, so what most tasks do not need is behind one test, and a full
-    window of requests is seen without working out the bounds of a call.
+    ``denied`` is what the store has just said, by position. Every model of every layer that is
+    passed comes by here, so what most tasks do not need is behind one test, and a full window of
+    requests is seen without working out the bounds of a call.
     """
-    need, _, standing, now_ms, _, plain = view
-    window = model.context_tokens
-    fits = window is None or need.input_estimate <= window
-    if not (plain and fits and model.absence is None) or layer.consent_required:
-        verdict = _lasting(model, layer, view)
-        if verdict is not None:
-            return verdict, None
-    balances = standing.balances
-    for counter in model.request_counters:
-        balance = balances.get(counter.key)
-        if balance is not None:
-            _, spent, held, ends_ms = balance
-            if 0 < counter.limit <= spent and ends_ms > now_ms:
-                full = (_RATE, _WINDOW_FULL, "", ends_ms, None, counter, spent + held)
-                return _new(Verdict, full), None
-    candidate = need.candidate(model, standing.output_means.get(model.key))
-    why = _room(candidate, view)
-    return (OK, candidate) if why is None else (why, None)
+    need, standing, now_ms = view.need, view.standing, view.now_ms
+    balances, estimate, name = standing.balances, need.input_estimate, layer.name
+    plain = view.plain and not (layer.consent_required or denied)
+    good: list[Candidate] = []
+    skips: list[Skip] = []
+    for model in models:
+        window, verdict = model.context_tokens, None
+        if not plain or model.absence is not None or (window is not None and estimate > window):
+            verdict = (denied and denied.get(model.position)) or _lasting(model, layer, view)
+        if verdict is None:
+            for counter in model.request_counters:
+                balance = balances.get(counter.key)
+                if balance is not None:
+                    _, spent, held, ends_ms = balance
+                    if 0 < counter.limit <= spent and ends_ms > now_ms:
+                        full = (_RATE, _WINDOW_FULL, "", ends_ms, None, counter, spent + held)
+                        verdict = _new(Verdict, full)
+                        break
+            else:
+                candidate = need.candidate(model, standing.output_means.get(model.key))
+                verdict = _room(candidate, view)
+                if verdict is None:
+                    good.append(candidate)
+                    continue
+        skips.append(_new(Skip, (name, model, verdict)))
+    return Survey(good, skips)
+
+
+def judge(model: Model, layer: Layer, view: View) -> tuple[Verdict, Candidate | None]:
+    """Say what stands against one model; one that is ``ok``, and no other, has a candidate."""
+    found = survey((model,), layer, view)
+    return (OK, found.good[0]) if found.good else (found.skips[0].verdict, None)
 
 
 def _denied(denial: Denial, candidate: Candidate) -> Verdict:
@@ -236,61 +249,11 @@ def _denied(denial: Denial, candidate: Candidate) -> Verdict:
 
 def refused(candidates: tuple[Candidate, ...], denials: tuple[Denial, ...]) -> tuple[Skip, ...]:
     """Turn what the store refused into skips."""
-    named = {c.model.position: c for c in candidates} if denials else {}
+    if not denials:
+        return ()
+    named = {c.model.position: c for c in candidates}
     return tuple(
         Skip(candidate.model.layer, candidate.model, _denied(denial, candidate))
         for denial in denials
         for candidate in (named[denial.position],)
     )
-
-
-def ranked(layer: Layer, need: Need) -> Sequence[Model]:
-    """Order a layer: models that declare what the task needs, then the rest, in file order."""
-    models, wanted = layer.models, need.capabilities
-    if need.all_of:
-        others = [model for model in models if not wanted <= model.capabilities]
-    elif wanted:
-        others = [model for model in models if wanted.isdisjoint(model.capabilities)]
-    else:
-        return models
-    if not others or len(others) == len(models):
-        return models
-    return sorted(models, key=lambda model: not need.matches(model))
-
-
-class Survey(NamedTuple):
-    """A layer as one task finds it: who could be called, and why not the others."""
-
-    good: list[Candidate]
-    skips: list[Skip]
-
-    def has(self, cls: VerdictClass) -> bool:
-        """Tell whether a reason of this class stands against one of its models."""
-        for skip in self.skips:
-            verdict = skip.verdict
-            if verdict.cls is cls or (verdict.cls is _TRIED and effective(verdict) is cls):
-                return True
-        return False
-
-
-def condition_holds(condition: Condition, survey: Survey) -> bool:
-    """Evaluate ``<layer>.<condition>`` (R5)."""
-    if survey.good:
-        return False
-    match condition:
-        case Condition.EXHAUSTED | Condition.ALL_MODELS_UNAVAILABLE:
-            return True
-        case Condition.RATE_LIMIT_EXCEEDED:
-            return survey.has(_RATE)
-        case Condition.BUDGET_EXHAUSTED:
-            return survey.has(_MONEY)
-
-
-def trigger_holds(trigger: Trigger, units: int, surveys: dict[str, Survey]) -> bool:
-    """Evaluate one trigger; a layer that was not surveyed does not hold."""
-    match trigger:
-        case ComplexityTrigger():
-            return complexity.holds(trigger, units)
-        case LayerTrigger(layer=layer, condition=condition):
-            survey = surveys.get(layer)
-            return survey is not None and condition_holds(condition, survey)

@@ -79,3 +79,5 @@ class Rules:
     usage_grace_ms: int = 2_000
     breaker_failures: int = 5
     breaker_open_ms: int = 10_000
+    keep_answers_ms: int = 600_000
+    """How long an answer is kept for its request id; 0 for not at all (R27)."""

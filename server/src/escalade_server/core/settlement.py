@@ -1,7 +1,5 @@
 """What an attempt is booked with when it ends, however it ends (quotas C5, R13, R15)."""
 
-from typing import NamedTuple
-
 from escalade_server.core.attempt import Ending, Live, Over
 from escalade_server.core.catalog import Billing, Model, Unit
 from escalade_server.core.commands import Settle
@@ -9,8 +7,11 @@ from escalade_server.core.complexity import BYTES_PER_TOKEN
 from escalade_server.core.failure import TABLE, Charge, Failure
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.need import Need
+from escalade_server.core.oddities import list_nanos
+from escalade_server.core.record import record
+from escalade_server.core.tally import Tally
 from escalade_server.core.task import Basis, Usage
-from escalade_server.core.trace import AttemptRecord, AttemptStatus
+from escalade_server.core.trace import AttemptRecord, AttemptStatus, Figures, Oddities
 
 UNCERTAIN_MS = 900_000
 """How long an outcome that may have been billed stays held before it is booked (C5)."""
@@ -18,9 +19,13 @@ ABSURD = 10
 """Usage above this multiple of its bound is not believed (U26)."""
 IN_FLIGHT_TOKENS = 256
 """Output a provider may have made and billed that had not reached us when a stream broke."""
+# Faster than their enums.
+_METERED, _WHOLE, _OK = Billing.METERED, Ending.WHOLE, AttemptStatus.OK
+_REPORTED, _RESERVED = Basis.REPORTED, Basis.RESERVED
 
 
-class Booking(NamedTuple):
+@record
+class Booking:
     """The figures of a settlement; ``hold`` keeps the reserve until the doubt is over."""
 
     requests: int
@@ -29,9 +34,15 @@ class Booking(NamedTuple):
     basis: Basis
     hold: bool = False
 
-    def order(self, live: Live, now_ms: int) -> Settle:
-        """Make the command that books it."""
-        reserved = self.basis is Basis.RESERVED
+    def order(
+        self,
+        live: Live,
+        now_ms: int,
+        figures: Figures | None = None,
+        tally: Tally | None = None,
+    ) -> Settle:
+        """Make the command that books it; with ``tally`` it answers the task."""
+        reserved = self.basis is _RESERVED
         return Settle(
             live.reservation_id,
             live.number,
@@ -42,50 +53,60 @@ class Booking(NamedTuple):
             self.basis,
             now_ms + UNCERTAIN_MS if self.hold else None,
             live.digest,
+            figures,
+            self.usage,
+            tally,
         )
 
     def charged_nanos(self, model: Model) -> int:
         """Metered models charge their list value; free and subscription ones nothing (R15)."""
-        return self.nanos if model.billing is Billing.METERED else 0
+        return self.nanos if model.billing is _METERED else 0
 
     def record(
         self, live: Live, status: AttemptStatus, now_ms: int, failure: Failure | None = None
     ) -> AttemptRecord:
         """Write the attempt down with the figures it is booked with."""
-        return AttemptRecord(
-            number=live.number,
-            model=live.model,
-            reservation_id=live.reservation_id,
-            status=status,
-            reported_model=live.reported_model,
-            finish=live.finish.reason if live.finish else None,
-            failure=failure.cls if failure else None,
-            detail=failure.detail if failure else "",
-            http_status=failure.http_status if failure else 0,
-            started_ms=live.started_ms,
-            first_delta_ms=live.first_ms,
-            ended_ms=live.ended_ms or now_ms,
-            usage=self.usage,
-            list_nanos=self.nanos,
-            charged_nanos=self.charged_nanos(live.model),
-            basis=self.basis,
+        model = live.candidate.model
+        return AttemptRecord(  # by place: names cost as much as all the rest of it
+            live.number,
+            model,
+            live.reservation_id,
+            status,
+            live.reported_model,
+            live.finish.reason if live.finish else None,
+            failure.cls if failure else None,
+            failure.detail if failure else "",
+            failure.http_status if failure else 0,
+            live.started_ms,
+            live.first_ms,
+            live.ended_ms or now_ms,
+            self.usage,
+            self.nanos,
+            self.charged_nanos(model),
+            self.basis,
+            live.oddities,
         )
 
 
 NOT_SENT = Booking(0, Usage(), 0, Basis.NONE)
 
 
+def release(reservation_id: str, attempt: int) -> Settle:
+    """Make the command that lets go of a reservation for which nothing was sent."""
+    return Settle(reservation_id, attempt, 0, 0, 0, 0, Basis.NONE)
+
+
 def of(over: Over, need: Need, *, routed: bool) -> tuple[Booking, AttemptStatus]:
     """Say what an ended attempt is booked with, and what became of it (C5)."""
-    live, end, failure = over
+    live, end, failure = over.live, over.ending, over.failure
     if routed and live.usage is not None and _absurd(live.usage, live, need):
         live.usage = None
     blind = routed and live.usage is None
+    if end is _WHOLE and failure is None:
+        return unread(live) if blind else answered(live, need), _OK
     match end:
-        case Ending.WHOLE if failure is not None:  # a filter's answer: charged if it says so
+        case Ending.WHOLE:  # a filter's answer: charged if it says so
             return broken(live, need, Charge.USAGE, sent=True), AttemptStatus.OK
-        case Ending.WHOLE:
-            return unread(live) if blind else answered(live, need), AttemptStatus.OK
         case Ending.REJECTED:
             return unread(live) if blind else answered(live, need), AttemptStatus.REJECTED
         case Ending.BROKEN:
@@ -110,7 +131,7 @@ def late(over: Over) -> tuple[Booking, AttemptStatus]:
 
     Of the bounds of its call only the reserve is left: it stands in for what is not believed.
     """
-    live, end, failure = over
+    live, end, failure = over.live, over.ending, over.failure
     usage, booking = live.usage, unread(live)
     if usage is not None and not _garbled(usage):
         nanos = cost_nanos(usage, live.model.price)
@@ -129,12 +150,15 @@ def late(over: Over) -> tuple[Booking, AttemptStatus]:
 def answered(live: Live, need: Need) -> Booking:
     """Book an attempt that came to its own end: as reported, else by a count of our own."""
     usage = live.usage
-    if usage is None or _absurd(usage, live, need):
+    if usage is not None and _absurd(usage, live, need):
+        live.oddities = (live.oddities or Oddities())._replace(unbelievable=True)
+        usage = None
+    if usage is None:
         return _counted(live, need)
-    nanos, told = cost_nanos(usage, live.model.price), live.cost_nanos
+    nanos, told = list_nanos(live, usage), live.cost_nanos
     if told is not None and 0 <= told <= ABSURD * max(nanos, live.candidate.nanos):
         nanos = told
-    return Booking(1, usage, nanos, Basis.REPORTED)
+    return Booking(1, usage, nanos, _REPORTED)
 
 
 def broken(live: Live, need: Need, charge: Charge, *, sent: bool) -> Booking:
@@ -157,11 +181,9 @@ def unread(live: Live) -> Booking:
 
 def _garbled(usage: Usage) -> bool:
     """Tell whether figures contradict themselves."""
-    return (
-        min(usage.input_tokens, usage.output_tokens) < 0
-        or min(usage.cached_tokens, usage.cache_write_tokens) < 0
-        or usage.cached_tokens + usage.cache_write_tokens > usage.input_tokens
-    )
+    cached, written = usage.cached_tokens, usage.cache_write_tokens
+    negative = usage.input_tokens < 0 or usage.output_tokens < 0 or cached < 0 or written < 0
+    return negative or cached + written > usage.input_tokens
 
 
 def _absurd(usage: Usage, live: Live, need: Need) -> bool:

@@ -58,7 +58,7 @@ class Standing:
     """Shared state as one task sees it: immutable, taken at one instant.
 
     ``balances`` is keyed by ``Counter.key``, ``benches`` by ``Model.key``, ``Model.account_key``
-    or provider, ``circuits`` by provider. What is missing is in good order.
+    or provider, ``circuits`` by provider or ``Model.key``. What is missing is in good order.
     """
 
     balances: Mapping[str, Balance] = field(default_factory=dict)

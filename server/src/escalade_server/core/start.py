@@ -8,20 +8,22 @@ from escalade_server.core.rules import OnComplexity
 from escalade_server.core.standing import Cause
 from escalade_server.core.trace import Clamp
 
+_JUMPS, _IGNORE = (Comparison.GT, Comparison.GE), OnComplexity.IGNORE
+
 
 def jump_target(catalog: Catalog, units: int) -> int:
     """Index of the layer that the score alone sends a task to; 0 if not above (R3, R4)."""
-    if catalog.rules.on_complexity is OnComplexity.IGNORE:
+    if catalog.rules.on_complexity is _IGNORE:
         return 0
-    named = [
-        (layer.index, t)
-        for layer in catalog.layers
-        if layer.triggers
-        for t in layer.triggers
-        if isinstance(t, ComplexityTrigger) and t.comparison in (Comparison.GT, Comparison.GE)
-    ]
+    named = False
+    for layer in reversed(catalog.layers):
+        for trigger in layer.triggers:
+            if isinstance(trigger, ComplexityTrigger) and trigger.comparison in _JUMPS:
+                if complexity.holds(trigger, units):
+                    return layer.index
+                named = True
     if named:
-        return max((i for i, t in named if complexity.holds(t, units)), default=0)
+        return 0
     threshold = catalog.scoring.threshold_micro
     if threshold is not None and units > threshold * complexity.UNITS_PER_MICRO:
         return len(catalog.layers) - 1
@@ -35,10 +37,9 @@ def capability_start(catalog: Catalog, need: Need, kind: TaskType) -> int:
     if pinned is not None:
         return last if pinned < 0 else min(pinned - 1, last)
     if need.capabilities:
-        for layer in catalog.layers:
-            for model in layer.models:
-                if need.matches(model):
-                    return layer.index
+        for index, ranked in enumerate(need.ranks):
+            if ranked and need.matches(ranked[0]):  # the first, if any of its layer does
+                return index
     return 0
 
 

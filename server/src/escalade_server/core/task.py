@@ -187,6 +187,10 @@ class Constraints:
     """Layers with ``consent: required`` that the caller agrees to pay for; ``*`` means all."""
 
 
+NO_LIMITS = Constraints()
+"""Of the many requests that set none."""
+
+
 class DataDemand(Enum):
     """What caller or agent demands for the data of a task, the stronger the higher (R28)."""
 
@@ -225,7 +229,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     effort: Effort | None = None
     output_tokens_max: int | None = None
-    constraints: Constraints = field(default_factory=Constraints)
+    constraints: Constraints = NO_LIMITS
     on_interruption: OnInterruption = OnInterruption.RESTART
     delivery: Delivery = Delivery.STREAM
     agent: str = ""
@@ -237,6 +241,8 @@ class Request:
     """Of a call that the caller makes itself: the input it grants itself (R32)."""
     features: frozenset[Feature] = frozenset()
     """Of such a call: what it needs of a model, beside what messages and tools show."""
+    content: str = ""
+    """Hash of what is asked under a caller's own id (R27); empty: the id is ours, and unique."""
 
 
 class FinishReason(Enum):

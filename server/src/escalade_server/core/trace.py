@@ -1,10 +1,12 @@
 """The record of a task: what was assessed, what was tried, why, and what it cost."""
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from escalade_server.core.catalog import Counter, Model
 from escalade_server.core.failure import FailureClass
+from escalade_server.core.record import record
 from escalade_server.core.standing import Verdict
 from escalade_server.core.task import Basis, FinishReason, Part, Usage
 
@@ -19,7 +21,8 @@ class Clamp(Enum):
     DATA = "data"
 
 
-class Assessment(NamedTuple):
+@record
+class Assessment:
     """The complexity of a task. Points in micro; the three parts add up to ``uncapped_micro``."""
 
     score_micro: int
@@ -64,7 +67,19 @@ class AttemptStatus(Enum):
     """Called by the caller itself, which never said how it went; booked at the reserve (R32)."""
 
 
-class AttemptRecord(NamedTuple):
+class Oddities(NamedTuple):
+    """What was odd in an answer that came all the same."""
+
+    replaced: int = 0
+    """Invalid UTF-8 sequences that became U+FFFD (U16)."""
+    unknown: int = 0
+    """Events and fields of events that are not known (U29); fields inside JSON do not count."""
+    unbelievable: bool = False
+    """Its usage was malformed, negative or beyond belief, so it was counted here (U26)."""
+
+
+@record
+class AttemptRecord:
     """One call of one model. Instants in Unix ms; ``first_delta_ms`` 0 when there was none."""
 
     number: int
@@ -84,9 +99,45 @@ class AttemptRecord(NamedTuple):
     list_nanos: int
     charged_nanos: int
     basis: Basis
+    oddities: Oddities | None = None
 
 
-class Headroom(NamedTuple):
+class Figures(NamedTuple):
+    """What a task that was answered took, over all its attempts, without a word of its answer."""
+
+    usage: Usage
+    list_nanos: int
+    charged_nanos: int
+    started_ms: int
+    ended_ms: int
+
+
+def figures(attempts: Sequence[AttemptRecord], started_ms: int, ended_ms: int) -> Figures:
+    """Sum up what the attempts of a task are booked with."""
+    if len(attempts) == 1:
+        [only] = attempts
+        return Figures(only.usage, only.list_nanos, only.charged_nanos, started_ms, ended_ms)
+    return Figures(
+        _sum([attempt.usage for attempt in attempts]),
+        sum([attempt.list_nanos for attempt in attempts]),
+        sum([attempt.charged_nanos for attempt in attempts]),
+        started_ms,
+        ended_ms,
+    )
+
+
+def _sum(usages: list[Usage]) -> Usage:
+    return Usage(
+        sum(u.input_tokens for u in usages),
+        sum(u.output_tokens for u in usages),
+        sum(u.cached_tokens for u in usages),
+        sum(u.cache_write_tokens for u in usages),
+        sum(u.reasoning_tokens for u in usages),
+    )
+
+
+@record
+class Headroom:
     """Room left in one counter after the task."""
 
     counter: Counter
@@ -95,7 +146,8 @@ class Headroom(NamedTuple):
     resets_ms: int
 
 
-class Report(NamedTuple):
+@record
+class Report:
     """Everything about a task, given with its ending (DESIGN 6)."""
 
     request_id: str
@@ -120,7 +172,8 @@ class Report(NamedTuple):
     earliest_ms: int | None = None
 
 
-class Answer(NamedTuple):
+@record
+class Answer:
     """A whole answer, for ``Delivery.WHOLE``."""
 
     parts: tuple[Part, ...] = ()

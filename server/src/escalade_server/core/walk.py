@@ -8,9 +8,8 @@ Rules of the file:
 3. A trigger filters why the walk may step *up*, nothing else (R6).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from escalade_server.core import policy
 from escalade_server.core.assess import FirstLook
@@ -24,8 +23,10 @@ from escalade_server.core.experience import Experience
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.failure import FailureClass
 from escalade_server.core.need import Need
+from escalade_server.core.record import record
 from escalade_server.core.rules import OnRateLimit, OnTargetExhausted
 from escalade_server.core.standing import OK, Cause, Denial, Standing, Verdict, VerdictClass
+from escalade_server.core.survey import Survey, trigger_holds
 from escalade_server.core.task import Request
 from escalade_server.core.trace import Skip
 
@@ -34,8 +35,9 @@ SHORT_WAIT_MS = 2_000
 HOLD_LOOK_MS = 25
 """How often a task held up by unsettled reservations looks again (R14)."""
 
-# Spares the hot loops a look into the enum for every model, and a NamedTuple's slow constructor.
-_HELD, _RATE_SHORT, _new = VerdictClass.HELD, FailureClass.RATE_SHORT, tuple.__new__
+# Faster than their enums.
+_HELD, _RATE_SHORT = VerdictClass.HELD, FailureClass.RATE_SHORT
+_DOWNGRADE = OnTargetExhausted.DOWNGRADE
 _F, _R = FailureClass, EscalationReason
 FAILURE_REASON: Mapping[FailureClass, EscalationReason] = {
     _F.RATE_SHORT: _R.RATE_LIMIT,
@@ -90,7 +92,8 @@ def reason_of(verdict: Verdict) -> EscalationReason:
     return CAUSE_REASON[verdict.cause]
 
 
-class Choice(NamedTuple):
+@record
+class Choice:
     """Try these candidates, in order; ``skips`` were passed over to get here."""
 
     layer: Layer
@@ -125,7 +128,7 @@ def begin(catalog: Catalog, request: Request, look: FirstLook, seen: Experience)
     """Set out; the caller's word on downgrades beats the strategy's (R10)."""
     may_downgrade = request.constraints.may_downgrade
     if may_downgrade is None:
-        may_downgrade = catalog.rules.on_target_exhausted is OnTargetExhausted.DOWNGRADE
+        may_downgrade = catalog.rules.on_target_exhausted is _DOWNGRADE
     return Walk(catalog, look.need, look.units, look.origin, may_downgrade, seen)
 
 
@@ -141,51 +144,46 @@ class Walk:
     seen: Experience
     hold_until_ms: int | None = None
     """End of the patience with holds; starts with the first look that finds only holds."""
-    waited_short: bool = False
+    forgive_at_ms: int | None = None
+    """When the one short 429 that is sat out is over and its model may be tried again; 0: it is."""
     at: int = 0
     """Place in ``order``."""
     passed: list[Skip] = field(default_factory=list)
     """Skips of the layers left since the last call; those that are seen again are not in it."""
 
-    order: list[int] = field(init=False)
+    order: Sequence[int] = ()
     """Indices of the layers in the order of rule 1."""
 
     def __post_init__(self) -> None:
         """Fix the order once."""
-        down = list(range(self.origin - 1, -1, -1)) if self.may_downgrade else []
-        self.order = [*range(self.origin, len(self.catalog.layers)), *down]
+        self.order = range(self.origin, len(self.catalog.layers))
+        if self.origin and self.may_downgrade:
+            self.order = [*self.order, *range(self.origin - 1, -1, -1)]
 
-    def survey(
-        self, layer: Layer, view: policy.View, refused: tuple[Skip, ...] = ()
-    ) -> policy.Survey:
+    def survey(self, layer: Layer, view: policy.View, refused: tuple[Skip, ...] = ()) -> Survey:
         """Judge every model of a layer, in the order of preference."""
-        good: list[Candidate] = []
-        skips: list[Skip] = []
-        denied = {s.model.position: s.verdict for s in refused if s.model} if refused else None
-        name = layer.name
-        for model in policy.ranked(layer, self.need):
-            verdict = denied.get(model.position) if denied else None
-            if verdict is None:
-                verdict, candidate = policy.judge(model, layer, view)
-                if candidate is not None:
-                    good.append(candidate)
-                    continue
-            skips.append(_new(Skip, (name, model, verdict)))
-        return policy.Survey(good, skips)
+        models = self.need.ranks[layer.index]
+        if not refused:
+            return policy.survey(models, layer, view)
+        denied = {skip.model.position: skip.verdict for skip in refused if skip.model}
+        return policy.survey(models, layer, view, denied)
 
     def step(self, standing: Standing, now_ms: int, refused: tuple[Skip, ...] = ()) -> Step:
         """Find the next candidates; ``refused`` is what the store has just denied."""
+        if self.forgive_at_ms and now_ms >= self.forgive_at_ms:
+            self._forgive(self.forgive_at_ms)
+            self.forgive_at_ms = 0
         require = self.catalog.rules.require_capability
         view = policy.view(self.need, self.seen, standing, now_ms, require=require)
         skips, untriggered = list(self.passed), ""
-        surveys: dict[str, policy.Survey] = {}
+        surveys: dict[str, Survey] = {}
         for place in range(self.at, len(self.order)):
             layer = self.catalog.layers[self.order[place]]
             if self.seen.eventful and layer.index < max(self.seen.rejected_layers, default=0):
                 continue  # never below a layer whose answer failed a gate (R10)
             if place > self.at and layer.index > self.origin and layer.triggers:
                 self._survey_sources(layer, view, surveys)
-                if not any(policy.trigger_holds(t, self.units, surveys) for t in layer.triggers):
+                if not any(trigger_holds(t, self.units, surveys) for t in layer.triggers):
                     untriggered = _untriggered(layer)
                     cls, cause = VerdictClass.TRIGGER_NOT_MET, Cause.TRIGGER_NOT_MET
                     skips.append(Skip(layer.name, None, Verdict(cls, cause, untriggered)))
@@ -211,44 +209,41 @@ class Walk:
         self.passed = []
         return choice.skips + policy.refused(choice.candidates, denials)
 
-    def _survey_sources(
-        self, layer: Layer, view: policy.View, surveys: dict[str, policy.Survey]
-    ) -> None:
+    def _survey_sources(self, layer: Layer, view: policy.View, surveys: dict[str, Survey]) -> None:
         """Judge the layers that a trigger asks about and the walk has not come through."""
         for trigger in layer.triggers:
             if isinstance(trigger, LayerTrigger) and trigger.layer not in surveys:
                 source = next(one for one in self.catalog.layers if one.name == trigger.layer)
                 surveys[source.name] = self.survey(source, view)
 
-    def _stay(self, layer: Layer, survey: policy.Survey, now_ms: int) -> Pause | None:
+    def _stay(self, layer: Layer, survey: Survey, now_ms: int) -> Pause | None:
         """Wait a moment rather than leave the layer, if that can help (R8, R14)."""
-        verdicts = [skip.verdict for skip in survey.skips]
-        if _HELD in [v.cls for v in verdicts]:
+        held, soon = False, list[int]()
+        for _, _, verdict in survey.skips:
+            if verdict.cls is _HELD:
+                held = True
+            elif verdict.failure is _RATE_SHORT and verdict.until_ms is not None:
+                soon.append(verdict.until_ms)
+        if held:
             if self.hold_until_ms is None:
                 self.hold_until_ms = now_ms + self.catalog.rules.hold_patience_ms
             if now_ms < self.hold_until_ms:
                 rule = f"{layer.name}: room is held by calls that are still running"
                 until = min(now_ms + HOLD_LOOK_MS, self.hold_until_ms)
                 return Pause(until, self.hold_until_ms, VerdictClass.HELD, rule)
-        if self.waited_short:
+        if self.forgive_at_ms is not None or not soon or min(soon) > now_ms + SHORT_WAIT_MS:
             return None
-        soon = [
-            v.until_ms
-            for v in verdicts
-            if v.failure is _RATE_SHORT
-            and v.until_ms is not None
-            and v.until_ms <= now_ms + SHORT_WAIT_MS
-        ]
-        if not soon:
-            return None
-        self.waited_short = True
+        self.forgive_at_ms = min(soon)
         until = max(min(soon), now_ms)
-        for position, verdict in list(self.seen.tried.items()):
-            if verdict.failure is FailureClass.RATE_SHORT and verdict.until_ms == min(soon):
-                del self.seen.tried[position]
         return Pause(until, until, VerdictClass.RATE, f"{layer.name}: its provider's pace")
 
-    def _barred(self, survey: policy.Survey) -> bool:
+    def _forgive(self, until_ms: int) -> None:
+        """Let what asked for a wait to this instant be tried once more, now that it is over."""
+        for position, verdict in list(self.seen.tried.items()):
+            if verdict.failure is _RATE_SHORT and verdict.until_ms == until_ms:
+                del self.seen.tried[position]
+
+    def _barred(self, survey: Survey) -> bool:
         """A layer out for RATE is not left under ``rate_limit_hit: next_model`` (R7)."""
         stay = self.catalog.rules.on_rate_limit is OnRateLimit.NEXT_MODEL
         return stay and survey.has(VerdictClass.RATE)

@@ -29,6 +29,7 @@ from escalade_server.engine.ports import (
     Store,
     StoreError,
 )
+from escalade_server.engine.repeats import Over, Repeats
 from escalade_server.engine.run import Run
 
 
@@ -54,6 +55,7 @@ class Engine:
         self.catalog, self.store, self.providers = catalog, store, providers
         self.clock, self.entropy, self.observer = clock, entropy, observer
         self.health = Health(catalog.rules)
+        self.repeats = Repeats(clock)
         self.drains = 0
         self.classifier = classifier
         self.mistakes = mistakes or LoopMistakes(entropy)
@@ -62,12 +64,18 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def start(self, request: Request, caller: Caller) -> Run:
+    def start(self, request: Request, caller: Caller) -> Run | Over:
         """Start a task; everything it has to say goes to ``caller``.
 
-        Every task comes through here, so none escapes the limits of its agent.
+        Every task comes through here, so none escapes the limits of its agent, or runs twice.
         """
-        run = Run(self, limited(request, self.catalog), caller, self.entropy.task_id())
+        request, task_id = limited(request, self.catalog), self.entropy.task_id()
+        told = self.repeats.begin(request)
+        if told is not None:
+            caller.end(told)
+            self.observer.ended(task_id, request, told)
+            return Over()
+        run = Run(self, request, caller, task_id)
         self._runs[run.task_id] = run
         self._idle.clear()
         run.begin()

@@ -12,6 +12,11 @@ class SystemEntropy:
         return secrets.token_hex(16)
 
     @staticmethod
+    def jitter_ms(limit_ms: int) -> int:
+        """Answer a delay of 0 to ``limit_ms``, both possible."""
+        return secrets.randbelow(limit_ms + 1)
+
+    @staticmethod
     def key_id() -> str:
         """Answer a fresh name of a token, 8 random bytes as 16 hex digits; it is no secret."""
         return secrets.token_hex(8)

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from escalade_server.core import breaker
+from escalade_server.core import alerting, breaker
 from escalade_server.core.breaker import Breaker
+from escalade_server.core.catalog import Model
+from escalade_server.core.facts import Alert
 from escalade_server.core.rules import Rules
 from escalade_server.core.standing import Circuit, CircuitState
 
@@ -19,6 +21,7 @@ class Health:
         self._rules = rules
         self._breakers: dict[str, Breaker] = {}
         self._means: dict[str, int] = {}
+        self._alerted: dict[str, int] = {}
 
     @property
     def output_means(self) -> Mapping[str, int]:
@@ -33,28 +36,51 @@ class Health:
             if state.state is not CircuitState.CLOSED
         }
 
-    def report(self, provider: str, *, ok: bool, now_ms: int) -> None:
-        """Take the end of one call."""
-        state = self._breakers.get(provider)
+    def report(self, key: str, *, ok: bool, now_ms: int) -> None:
+        """Take the end of one call, for a provider or for a model by its key."""
+        state = self._breakers.get(key)
         if state is None:
             if ok:
                 return
             state = Breaker()
-        self._breakers[provider] = breaker.step(
+        of_model, rules = "/" in key, self._rules  # no provider's name has one
+        self._breakers[key] = breaker.step(
             state,
             ok=ok,
             now_ms=now_ms,
-            failures_max=self._rules.breaker_failures,
-            open_ms=self._rules.breaker_open_ms,
+            failures_max=1 if of_model else rules.breaker_failures,
+            open_ms=breaker.MODEL_OPEN_MS if of_model else rules.breaker_open_ms,
+            open_ms_max=breaker.MODEL_OPEN_MS_MAX if of_model else breaker.OPEN_MS_MAX,
         )
 
-    def called(self, provider: str, now_ms: int) -> None:
+    def called(self, model: Model, now_ms: int) -> None:
         """A call begins: on a half-open circuit it is the probe (R35)."""
-        state = self._breakers.get(provider)
-        if state is not None and state.circuit(now_ms).state is CircuitState.HALF_OPEN:
-            self._breakers[provider] = breaker.probe(state, now_ms)
+        for key in (model.provider, model.key) if self._breakers else ():
+            state = self._breakers.get(key)
+            if state is not None and state.circuit(now_ms).state is CircuitState.HALF_OPEN:
+                self._breakers[key] = breaker.probe(state, now_ms)
+
+    def is_shut(self, model: Model, now_ms: int) -> bool:
+        """Tell whether a call of a model would meet an open circuit."""
+        for key in (model.provider, model.key) if self._breakers else ():
+            state = self._breakers.get(key)
+            if state is not None and state.circuit(now_ms).state is CircuitState.OPEN:
+                return True
+        return False
 
     def answered(self, model_key: str, output_tokens: int) -> None:
-        """Take the length of an answer into the model's running mean."""
+        """A model has answered: take the length into its running mean; it is not overloaded."""
+        self._breakers.pop(model_key, None)
         mean = self._means.get(model_key, output_tokens)
         self._means[model_key] = mean + (output_tokens - mean) // _MEAN_WEIGHT
+
+    def is_news(self, alert: Alert, now_ms: int) -> bool:
+        """Tell whether an alert is to be told; one that was, is not for a while (P4)."""
+        subject = alerting.subject(alert)
+        if subject is None:
+            return True
+        last_ms = self._alerted.get(subject)
+        if last_ms is not None and now_ms < last_ms + alerting.AGAIN_MS:
+            return False
+        self._alerted[subject] = now_ms
+        return True

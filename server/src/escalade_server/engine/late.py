@@ -1,5 +1,6 @@
 """Reports that come outside a task's stream: its books are corrected, once, for a day (R32)."""
 
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from escalade_server.core import settlement
@@ -10,7 +11,7 @@ from escalade_server.core.catalog import Catalog, Model
 from escalade_server.core.commands import Candidate
 from escalade_server.core.events import OutcomeReported
 from escalade_server.core.failure import DAY_MS
-from escalade_server.core.trace import AttemptRecord
+from escalade_server.core.trace import AttemptRecord, AttemptStatus, figures
 from escalade_server.engine.ports import (
     Booking,
     Classifier,
@@ -77,16 +78,19 @@ async def correct(
     over = reported(live, outcome, now_ms)
     booking, status = settlement.late(over)
     corrects = not kept.digest and kept.state is not Booking.SETTLED
+    record = booking.record(live, status, now_ms, over.failure)
     if corrects:
-        await shell.store.settle(booking.order(live, now_ms), now_ms)
+        order = booking.order(live, now_ms)
+        if status is AttemptStatus.OK:  # so its request id has been answered, after all (R27)
+            order = replace(order, figures=figures([record], kept.admitted_ms, now_ms))
+        await shell.store.settle(order, now_ms)
         kept = await shell.store.find(reservation_id) or kept
     if kept.digest != outcome.digest:
         raise OutcomeConflictError
-    record = booking.record(live, status, now_ms, over.failure)
     if not corrects:
         nanos = kept.reserved_nanos if kept.state is Booking.OPEN else kept.nanos
-        charged = booking._replace(nanos=nanos).charged_nanos(model)
-        record = record._replace(list_nanos=nanos, charged_nanos=charged)
+        charged = replace(booking, nanos=nanos).charged_nanos(model)
+        record = replace(record, list_nanos=nanos, charged_nanos=charged)
     return Booked(record, corrects)
 
 

@@ -1,6 +1,6 @@
 """What the engine needs of the world. Adapters implement these; ``bootstrap`` hands them over."""
 
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -10,6 +10,7 @@ from escalade_server.core.commands import CallModel, Reserve, SetBench, Settle
 from escalade_server.core.events import (
     ChunkArrived,
     Delta,
+    Repeated,
     ReservationDenied,
     Reserved,
 )
@@ -18,6 +19,7 @@ from escalade_server.core.failure import Failure
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Request
 from escalade_server.core.trace import Answer
+from escalade_server.engine.news import Entry, Page
 
 
 class Clock(Protocol):
@@ -33,6 +35,10 @@ class Entropy(Protocol):
 
     def task_id(self) -> str:
         """A fresh id, 16 bytes as 32 hex digits: also the trace id."""
+        ...
+
+    def jitter_ms(self, limit_ms: int) -> int:
+        """A random delay, 0 to ``limit_ms``, so that what is due together is not done together."""
         ...
 
 
@@ -95,10 +101,15 @@ class Store(Protocol):
         """Every counter of the strategy with what it holds now, as known here, for status."""
         ...
 
-    def reserve(self, order: Reserve, now_ms: int) -> Awaitable[Reserved | ReservationDenied]:
+    def reserve(
+        self, order: Reserve, now_ms: int
+    ) -> Awaitable[Reserved | ReservationDenied | Repeated]:
         """Hold the first candidate with room in all its counters, durably and atomically.
 
-        The same ``reservation_id`` again answers as before and holds nothing twice.
+        The same ``reservation_id`` again answers as before and holds nothing twice. A request id
+        that its agent had answered, or used for another content, in the last 24 hours is
+        ``Repeated``, whether there is room or not (R27). Two tasks with one id at the same time
+        are the caller's to prevent.
         """
         ...
 
@@ -288,4 +299,34 @@ class Notifier(Protocol):
 
     def notify(self, code: str, detail: str) -> None:
         """Queue one notice; never blocks, never carries a prompt."""
+        ...
+
+
+class FeedStore(Protocol):
+    """Keeps the event feed, beside the counters and in the same transactions (``stores.feed``).
+
+    A store owes its books' own entries, too. A settlement that brings a counter to a mark
+    (``core.alerting``; what is spent counts, not what is held) adds an ``AlertNews`` once for each
+    window and mark, in the transaction of the settlement: several marks passed at once are one
+    entry, of the highest. On Redis that is one more comparison in the settling script, a hash field
+    for the marks told, and XADD with a number of INCR as its id; ``told`` by pub/sub.
+    """
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """Take entries; durable within a moment, with the orders of that time. Never blocks.
+
+        A crash loses at most what was taken in that moment.
+        """
+        ...
+
+    def entries(self, after: int, limit: int) -> Awaitable[Page]:
+        """Read entries with numbers above ``after``, at most ``limit`` of them."""
+        ...
+
+    def delivered(self, number: int) -> None:
+        """Remember that people are notified of everything up to an entry; as ``record``."""
+        ...
+
+    def follow(self, told: Callable[[Sequence[Entry]], None]) -> None:
+        """Say who is told, on the event loop, of every entry once it is kept. Before ``open``."""
         ...

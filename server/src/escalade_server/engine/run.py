@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
 
-from escalade_server.core import ending
+from escalade_server.core import ending, settlement
 from escalade_server.core.cascade import Cascade
 from escalade_server.core.catalog import Billing, Catalog
 from escalade_server.core.commands import (
@@ -34,6 +34,7 @@ from escalade_server.core.events import (
     Event,
     LeaseExtended,
     OutcomeReported,
+    Repeated,
     ReportsEnded,
     ReservationDenied,
     Reserved,
@@ -44,7 +45,7 @@ from escalade_server.core.events import (
     StreamEnded,
     TimePassed,
 )
-from escalade_server.core.facts import Finished, Outcome, Selected
+from escalade_server.core.facts import Alert, Failed, Finished, Outcome, Selected
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Basis, Delivery, Request
@@ -59,6 +60,7 @@ from escalade_server.engine.ports import (
     Store,
     StoreError,
 )
+from escalade_server.engine.repeats import Repeats
 
 T = TypeVar("T")
 LINGER_S = 1.0
@@ -77,6 +79,7 @@ class Shell(Protocol):
     observer: Observer
     mistakes: Mistakes
     health: Health
+    repeats: Repeats
     drains: int
 
     def standing(self) -> Standing:
@@ -107,6 +110,8 @@ class Run:
         self._mistaken = False
         self._asking = False
         """A reservation is on its way."""
+        self._unclaimed = bool(request.content)
+        """The store has not been asked for the caller's request id yet (R27)."""
         self._granted: dict[int, tuple[str, Candidate]] = {}
         """Reservations that are not settled yet, by attempt."""
         self._selected: Selected | None = None
@@ -157,7 +162,7 @@ class Run:
             for command in self._cascade.handle(TimePassed(self._shell.standing()), now_ms=now_ms):
                 self._obey(command, now_ms)
             wake_ms = self._cascade.wake_at_ms
-        if self._cascade.closed:
+        if self._cascade.closed and not self._asking:
             self._close()
         elif wake_ms is not None and (self._timer is None or wake_ms < self._timer_ms):
             self._arm(wake_ms, now_ms)
@@ -187,13 +192,16 @@ class Run:
             case Reserve():
                 self._reserve(command, now_ms)
             case CallModel(attempt, candidate):
-                shell.health.called(candidate.model.provider, now_ms)
+                shell.health.called(candidate.model, now_ms)
                 self._calls[attempt] = self._loop.create_task(self._call(command))
             case CancelCall(attempt, drain):
                 self._cancel(attempt, drain=drain)
             case Announce(fact):
+                if type(fact) is Alert and not shell.health.is_news(fact, now_ms):
+                    return
                 if isinstance(fact, Selected) and self._request.delivery is Delivery.ROUTE:
                     self._selected = fact
+                    shell.health.called(fact.model, now_ms)
                 self._caller.announce(fact)
                 shell.observer.fact(self.task_id, self._request, fact, now_ms)
             case Settle():
@@ -202,30 +210,72 @@ class Run:
                 self._keep(shell.store.bench(command, now_ms))
             case ReportHealth(provider, ok):
                 shell.health.report(provider, ok=ok, now_ms=now_ms)
+            case End(Failed() as failed) if self._unclaimed:
+                self._look_back(failed, now_ms)
             case End(outcome):
                 self._end(outcome)
             case _:
                 assert_never(command)
 
     def _reserve(self, order: Reserve, now_ms: int) -> None:
-        def done(future: "asyncio.Future[Reserved | ReservationDenied]") -> None:
+        def done(future: "asyncio.Future[Reserved | ReservationDenied | Repeated]") -> None:
             error = _error(future)
             self._asking = False
             if error is None:
                 answer = future.result()
                 if isinstance(answer, ReservationDenied):  # the store knows no circuits
                     answer = replace(answer, standing=self._shell.standing())
-                else:
-                    self._granted[order.attempt] = order.reservation_id, _taken(order, answer)
+                elif isinstance(answer, Reserved):
+                    answer = self._in_time(order, answer)
                 if self._mistaken:  # granted too late: nothing was sent
                     self._book_the_rest(sent=False)
                 self.feed(answer)
             else:
-                self._close_amended()
+                if self._mistaken:  # the cascade, which would let go, is not asked any more
+                    release = settlement.release(order.reservation_id, order.attempt)
+                    self._keep(self._shell.store.settle(release, self._shell.clock.now_ms()))
                 self.feed(StoreFailed(order.attempt, _in_words(error)))
 
-        self._asking = True
+        self._asking, self._unclaimed = True, False
         work = self._shell.store.reserve(order, now_ms)
+        asyncio.ensure_future(work).add_done_callback(done)
+
+    def _in_time(self, order: Reserve, answer: Reserved) -> Reserved | ReservationDenied:
+        """Give back what was granted when its circuit had opened: the cascade looks again (R35)."""
+        shell, candidate = self._shell, _taken(order, answer)
+        now_ms = shell.clock.now_ms()
+        if shell.health.is_shut(candidate.model, now_ms):
+            release = settlement.release(order.reservation_id, order.attempt)
+            self._keep(shell.store.settle(release, now_ms))
+            return ReservationDenied(order.attempt, (), shell.standing())
+        self._granted[order.attempt] = order.reservation_id, candidate
+        return answer
+
+    def _look_back(self, failed: Failed, now_ms: int) -> None:
+        """Before a task ends that had nothing to reserve: was its request id answered before?
+
+        An answer that stands says more than that there is no room for another now (R27).
+        """
+        asked = self._request
+        claim = Reserve(
+            f"{self.task_id}.0", 0, (), asked.agent, request_id=asked.id, content=asked.content
+        )
+
+        def done(future: "asyncio.Future[Reserved | ReservationDenied | Repeated]") -> None:
+            self._asking = False
+            answer = None if _error(future) else future.result()
+            told = failed
+            if isinstance(answer, Repeated):
+                told = ending.instead(failed, answer, self._shell.catalog)
+            try:
+                if not self._ended:  # by a mistake, meanwhile
+                    self._obey(End(told), self._shell.clock.now_ms())
+            except Exception as error:  # noqa: BLE001 - as in feed
+                self._make_amends(error)
+            self._close()
+
+        self._asking, self._unclaimed = True, False
+        work = self._shell.store.reserve(claim, now_ms)
         asyncio.ensure_future(work).add_done_callback(done)
 
     def _settle(self, order: Settle, now_ms: int) -> None:
@@ -293,6 +343,7 @@ class Run:
             used = outcome.report.attempts[-1].usage.output_tokens
             self._shell.health.answered(outcome.report.answered.key, used)
         self._ended = True
+        self._shell.repeats.end(self._request, outcome, self._shell.catalog.rules)
         self._caller.end(outcome)
         self._shell.observer.ended(self.task_id, self._request, outcome)
 
@@ -313,7 +364,7 @@ class Run:
     def _book_the_rest(self, *, sent: bool) -> None:
         """Settle, without the cascade, what is granted; then the run is closed."""
         for attempt, (id_, candidate) in self._granted.items():
-            order = Settle(id_, attempt, 0, 0, 0, 0, Basis.NONE)
+            order = settlement.release(id_, attempt)
             if sent:
                 nanos, tokens = candidate.nanos, candidate.tokens
                 charged = nanos if candidate.model.billing is Billing.METERED else 0

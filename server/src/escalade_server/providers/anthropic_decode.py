@@ -41,6 +41,10 @@ _FINISHES: Final = {
 # Stop reasons that are failures; the signal tables know them by the same word.
 _BREAKS: Final = frozenset({"model_context_window_exceeded"})
 _TOLD: Final = frozenset({"pause_turn"})
+# After the stop reason only counts and the end are taken: nothing is spliced onto a whole answer.
+_CONTENT: Final = frozenset(
+    {"content_block_delta", "content_block_start", "content_block_stop", "message_start"}
+)
 _NO_INPUT: Final = frozenset({b"null", b"{}", b""})
 
 _Index = Annotated[int, Meta(ge=0, le=1_023)]
@@ -142,9 +146,11 @@ class AnthropicDecoder(AnswerDecoder):
     def _frame(self, frame: bytes) -> None:
         """Take the data of one event."""
         try:
-            event = bounded_json.decode_as(_EVENT, frame)
+            event = self._decode(_EVENT, frame)
         except ValueError:
             self._break_json()
+            return
+        if self._is_whole and event.type in _CONTENT:
             return
         match event.type:
             case "content_block_delta":
@@ -163,7 +169,7 @@ class AnthropicDecoder(AnswerDecoder):
                     self._counts.output_tokens = None
             case "message_delta":
                 self._count(event.usage)
-                if event.delta is not None and event.delta.stop_reason:
+                if event.delta is not None and event.delta.stop_reason and not self._is_whole:
                     self._ends(event.delta.stop_reason, event.delta.stop_details)
                 self._told(event.usage)
             case "message_stop":
@@ -172,6 +178,8 @@ class AnthropicDecoder(AnswerDecoder):
                 # A ping, an error, or an event that is new (U29).
                 if event.type == "error" or event.error != NULL:
                     self._fail(frame)
+                elif event.type != "ping":
+                    self._unknown += 1
 
     def _whole(self, body: bytes) -> None:
         """Take a body that is one JSON text."""
@@ -301,7 +309,7 @@ class AnthropicDecoder(AnswerDecoder):
         """Hand over the usage with the ending; before it, output is not counted yet."""
         if raw == NULL:
             return
-        self._usage = self._read_usage()
+        self._used(self._read_usage())
         self.finished = self.finished or self._is_whole
 
     def _read_usage(self) -> Usage | None:

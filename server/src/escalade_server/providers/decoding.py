@@ -7,7 +7,7 @@ with an error as JSON (U11), with a whole answer, or with a login page (U12).
 import re
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -15,13 +15,17 @@ from escalade_server.core.commands import Candidate
 from escalade_server.core.events import ChunkArrived, Delta, Finish, ReasoningDelta, TextDelta
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.task import FinishReason, Usage
+from escalade_server.core.trace import Oddities
 from escalade_server.providers import bounded_json
 from escalade_server.providers.error_body import Evidence, examine, is_error
 from escalade_server.providers.signal_tables import vendor_of
 from escalade_server.providers.signals import judge
 from escalade_server.providers.sse import SseDecoder
 
-BODY_BYTES_MAX: Final = 16 << 20
+T = TypeVar("T")
+
+BODY_BYTES_MAX: Final = 2 << 20
+"""Of an answer that is one JSON text: it is held until it is whole, in every call at once."""
 STATE_CHARS_MAX: Final = 1 << 20
 """Of what a vendor wants back: a longer state is not kept."""
 NULL: Final = msgspec.Raw(b"null")
@@ -68,6 +72,7 @@ class AnswerDecoder(ABC):
         self._now_ms = now_ms
         self._form = Form.UNSEEN
         self._sse = SseDecoder()
+        self._alike = bounded_json.Alike()
         self._body = bytearray()
         # Of the chunk under way, taken by `_take`.
         self._deltas: list[Delta] = []
@@ -75,7 +80,10 @@ class AnswerDecoder(ABC):
         self._usage: Usage | None = None
         self._cost_nanos: int | None = None
         self._model = ""
+        self._is_odd = False
         # Of the whole answer.
+        self._unknown = 0  # events that are new, or say nothing (U29)
+        self._unbelievable = False
         self._failure: Failure | None = None
         self._answering = ""
         self._is_whole = False
@@ -128,6 +136,16 @@ class AnswerDecoder(ABC):
         failure, self._failure = self._failure, None
         return failure
 
+    def _decode(self, decoder: msgspec.json.Decoder[T], frame: bytes) -> T:
+        """Decode a frame; most are like the one before, and cheap to check.
+
+        Raises:
+            ValueError: as of ``bounded_json.decode_as``.
+        """
+        if self._alike.is_sound(frame):
+            return decoder.decode(frame)
+        raise ValueError(bounded_json.UNSOUND)
+
     def _see(self, data: bytes) -> bytes:
         """Find the form and keep the body; answer what of it an event stream has to take."""
         if self._form is Form.UNSEEN:
@@ -156,13 +174,22 @@ class AnswerDecoder(ABC):
         """Hand over what has gathered since the last time."""
         deltas = tuple(self._deltas)
         self._deltas.clear()
-        if not (self._finish or self._usage or self._model):
+        if not (self._finish or self._usage or self._model or self._is_odd):
             return ChunkArrived(self._attempt, deltas) if deltas else None
+        unknown = self._sse.unknown + self._unknown
+        odd = Oddities(self._sse.replaced, unknown, self._unbelievable)
         chunk = ChunkArrived(
-            self._attempt, deltas, self._finish, self._usage, self._model, self._cost_nanos
+            self._attempt,
+            deltas,
+            self._finish,
+            self._usage,
+            self._model,
+            self._cost_nanos,
+            odd if any(odd) else None,
         )
         self._finish = self._usage = self._cost_nanos = None
         self._model = ""
+        self._is_odd = False
         return chunk
 
     def _wrote(self, text: str) -> None:
@@ -187,6 +214,11 @@ class AnswerDecoder(ABC):
         """Take the name of the model that answers; it is told when it changes (U30)."""
         if model and model != self._answering:
             self._answering = self._model = model
+
+    def _used(self, usage: Usage | None) -> None:
+        """Take usage as it was told, None if it is not to be believed; the last one holds (U26)."""
+        self._usage = usage
+        self._unbelievable = self._is_odd = usage is None
 
     def _fail(self, text: bytes) -> None:
         """Look whether a JSON text is an error, and if so end with it."""

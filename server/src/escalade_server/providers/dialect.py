@@ -64,7 +64,11 @@ Heed = Callable[[SetBench], None]
 """Takes what is to be set aside, and returns at once."""
 
 
-def ignore(_order: SetBench) -> None:
+Witness = Callable[[str, str], None]
+"""Takes a provider's name and the ``Date`` of an answer from it, and returns at once (T5)."""
+
+
+def ignore(*_told: object) -> None:
     """Heed nothing."""
 
 
@@ -79,6 +83,8 @@ class DialectProvider:
     connect_timeout_ms: int = CONNECT_TIMEOUT_MS
     heed: Heed = ignore
     """Told of limits that good answers say are used up (P14)."""
+    witness: Witness = ignore
+    """Told what time it is at the provider."""
     limits: tuple[ResetHeader, ...] = field(init=False)
     """Where this vendor writes what is left."""
 
@@ -136,9 +142,12 @@ class DialectProvider:
 
     async def _open(self, wire: WireRequest) -> HttpResponse:
         try:
-            return await self.http.open(wire, self.connect_timeout_ms)
+            response = await self.http.open(wire, self.connect_timeout_ms)
         except TransportFailure as broken:
             failure = self._failure(broken)
+        else:
+            self.witness(self.endpoint.provider, response.header("Date"))
+            return response
         raise ProviderFailure(failure)
 
     def _look_at_limits(self, response: HttpResponse, model: Model) -> None:

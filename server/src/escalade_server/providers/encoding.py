@@ -82,7 +82,7 @@ def raw_json(text: str, what: str) -> tuple[msgspec.Raw, object]:
     try:
         return msgspec.Raw(data), bounded_json.decode(data)
     except ValueError:
-        raise refuse(f"{what} is not JSON, or nests too deeply") from None
+        raise refuse(f"{what} is not JSON, nests too deeply, or holds a key twice") from None
 
 
 def json_object(text: str) -> msgspec.Raw:

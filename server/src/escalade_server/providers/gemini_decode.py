@@ -161,7 +161,7 @@ class GeminiDecoder(AnswerDecoder):
     def _frame(self, frame: bytes) -> None:
         """Take the data of one event: a chunk of the answer."""
         try:
-            chunk = bounded_json.decode_as(_CHUNK, frame)
+            chunk = self._decode(_CHUNK, frame)
         except ValueError:
             self._break_json()
             return
@@ -183,6 +183,7 @@ class GeminiDecoder(AnswerDecoder):
             chunk.candidates or feedback or chunk.usage_metadata != NULL
         ):
             self._fail(frame)
+            self._unknown += 1
         self._count(chunk.usage_metadata)
 
     def _whole(self, body: bytes) -> None:
@@ -264,5 +265,5 @@ class GeminiDecoder(AnswerDecoder):
         if raw != NULL:
             self._latest = raw
         if self._latest != NULL and (self._is_whole or self._failure is not None):
-            self._usage = read_usage(self._latest, self._candidate)
+            self._used(read_usage(self._latest, self._candidate))
             self.finished = self.finished or (self._is_whole and raw != NULL)

@@ -29,6 +29,13 @@ from escalade_server.providers.codec import WireRequest
 CONNECT_TIMEOUT_MS: Final = 5_000
 ERROR_BODY_BYTES_MAX: Final = 64 << 10
 
+READ_BYTES_MAX: Final = 16 << 10
+"""Of one read: what is made of it is made in one go, and other calls wait for that."""
+
+INFORMATIONAL_MAX: Final = 100
+"""Of answers with a status of 100 to 199, in one read."""
+_INFORMATIONAL: Final = b"HTTP/1.1 1"
+
 _WRITE_BYTES: Final = 256 << 10
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # Visible ASCII, with blanks inside only: a key read with its newline must not get past (G9).
@@ -175,6 +182,18 @@ class _Handler(ResponseHandler):
     would wait for ever, and one that comes later be told of a programmer's error.
     """
 
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it is a flood of answers before the answer (U25)."""
+        body = self._payload
+        in_head = body is None or body.is_eof()
+        if in_head and data.count(_INFORMATIONAL) > INFORMATIONAL_MAX:
+            told = "a flood of informational answers"
+            self.set_exception(HttpProcessingError(code=400, message=told))
+            if self.transport is not None:
+                self.transport.abort()
+            return
+        super().data_received(data)
+
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         super().set_exception(exc, *cause)
         body = self._payload
@@ -205,10 +224,11 @@ class HttpResponse:
     End it with `close` in every case; until then it owns its connection.
     """
 
-    __slots__ = ("_encoding", "_response", "content_type", "status")
+    __slots__ = ("_encoding", "_response", "_turn", "content_type", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, turn: asyncio.Lock) -> None:
         self._response = response
+        self._turn = turn
         headers = response.headers
         self.status: int = response.status
         self.content_type: str = headers.get("Content-Type", "")
@@ -231,6 +251,9 @@ class HttpResponse:
     async def read(self) -> bytes:
         """Return what has arrived, waiting only if that is nothing; b"" is the regular end.
 
+        Those that send faster than they are taken are read in turn, ``READ_BYTES_MAX`` in each
+        turn of the loop: many of them together must not stop it.
+
         Raises:
             TransportFailure: the body was cut, or came compressed although we asked for plain.
         """
@@ -239,9 +262,14 @@ class HttpResponse:
                 TransportKind.PROTOCOL, "the body came compressed, unasked", sent=True
             )
         try:
-            return await self._response.content.readany()
+            data = await self._response.content.read(READ_BYTES_MAX)
         except _CAUGHT as error:
             failure = _failure(error, sent=True)
+        else:
+            if len(data) == READ_BYTES_MAX:
+                async with self._turn:
+                    await asyncio.sleep(0)
+            return data
         # Raised outside the handler: the library's exceptions carry our request headers, and
         # nothing may find them by way of __context__ (D6).
         raise failure
@@ -295,6 +323,7 @@ class HttpClient:
     def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
         self._session: aiohttp.ClientSession | None = None
+        self._turn = asyncio.Lock()
         self._timeouts: dict[int, aiohttp.ClientTimeout] = {}
 
     async def __aenter__(self) -> Self:
@@ -371,7 +400,19 @@ class HttpClient:
             allow_redirects=False,
             timeout=timeout,
         )
-        return HttpResponse(response)
+        return HttpResponse(response, self._turn)
+
+
+async def date_of(http: HttpClient, url: str) -> str:
+    """Ask a server what time it is there, without any key; empty when it does not say."""
+    asked = WireRequest("GET", url, (), b"", streamed=False)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_MS / 1_000):
+            response = await http.open(asked)
+    except (TransportFailure, TimeoutError):
+        return ""
+    response.close(abort=True)
+    return response.header("Date")
 
 
 def _check(headers: Iterable[tuple[str, str]]) -> None:

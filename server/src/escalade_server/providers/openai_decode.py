@@ -114,9 +114,7 @@ class OpenAIDecoder(AnswerDecoder):
     def _frame(self, frame: bytes) -> None:
         """Take the data of one event."""
         try:
-            # Few brackets cannot nest deeply: the check of `decode_as`, without its calls.
-            few = frame.count(b"{") + frame.count(b"[") <= bounded_json.DEPTH_MAX
-            chunk = _CHUNK.decode(frame) if few else bounded_json.decode_as(_CHUNK, frame)
+            chunk = self._decode(_CHUNK, frame)
         except ValueError:
             self._break_json()
             return
@@ -160,15 +158,15 @@ class OpenAIDecoder(AnswerDecoder):
         if told.error != NULL or not told.choices:
             # Rare, so a second look at the text costs nothing that counts.
             self._fail(text)
+            self._unknown += told.choices is None and told.usage == NULL
         if self._broken is not None and self._failure is None:
             self._judge(self._broken)
         self._answers(told.model)
         if told.usage != NULL:
             usage = read_usage(told.usage, self._candidate)
-            if usage is not None:
-                self._usage = usage
-                if self._quirks.costs:
-                    self._cost_nanos = read_cost_nanos(told.usage)
+            self._used(usage)
+            if usage is not None and self._quirks.costs:
+                self._cost_nanos = read_cost_nanos(told.usage)
             # Usage that is beyond belief ends the waiting for it, too.
             self.finished = self.finished or self._is_whole
 

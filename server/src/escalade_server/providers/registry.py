@@ -8,7 +8,7 @@ from escalade_server.core.catalog import Model
 from escalade_server.engine.ports import Clock, Provider
 from escalade_server.providers.anthropic_messages import AnthropicMessages
 from escalade_server.providers.codec import Codec, Endpoint
-from escalade_server.providers.dialect import DialectProvider, Heed, ignore
+from escalade_server.providers.dialect import DialectProvider, Heed, Witness, ignore
 from escalade_server.providers.gemini_content import GeminiContent
 from escalade_server.providers.http import CONNECT_TIMEOUT_MS, HttpClient
 from escalade_server.providers.openai_chat import OpenAIChat
@@ -37,11 +37,13 @@ class ProviderRegistry:
         http: HttpClient,
         clock: Clock,
         connect_timeout_ms: int = CONNECT_TIMEOUT_MS,
+        *,
         heed: Heed = ignore,
+        witness: Witness = ignore,
     ) -> Self:
         """Make a provider of each endpoint, which comes with its dialect.
 
-        ``heed`` is told what good answers say is used up.
+        ``heed`` is told what good answers say is used up, ``witness`` the time of each answer.
 
         Raises:
             KeyError: a dialect that is not built.
@@ -49,7 +51,7 @@ class ProviderRegistry:
         return cls(
             {
                 f"{endpoint.provider}/{endpoint.account}": DialectProvider(
-                    CODECS[dialect], endpoint, http, clock, connect_timeout_ms, heed
+                    CODECS[dialect], endpoint, http, clock, connect_timeout_ms, heed, witness
                 )
                 for dialect, endpoint in endpoints
             }

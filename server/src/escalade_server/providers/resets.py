@@ -18,6 +18,8 @@ MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
 AHEAD_MS_MAX: Final = 32 * DAY_MS
+PAST_MS_MAX: Final = 5 * MINUTE_MS
+"""So far the clocks of two machines may be apart."""
 
 _PACIFIC: Final = ZoneInfo("America/Los_Angeles")
 _UNIT_MS: Final = {"us": 0.001, "ms": 1, "s": 1_000, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
@@ -58,6 +60,10 @@ class Window(Enum):
     """Google's: it ends at midnight in California, summer and winter."""
     TEN_MINUTES = "ten_minutes"
     """Rolling, so at most this long from now."""
+
+
+class Clamped(int):
+    """An instant that cannot be what was meant, held to the bounds (T10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,9 @@ def window_end_ms(window: Window, now_ms: int) -> int | None:
 
 
 def _clamp(instant: float, now_ms: int) -> int:
-    return int(min(max(instant, now_ms), now_ms + AHEAD_MS_MAX))
+    if now_ms - PAST_MS_MAX <= instant <= now_ms + AHEAD_MS_MAX:
+        return max(int(instant), now_ms)
+    return Clamped(now_ms if instant < now_ms else now_ms + AHEAD_MS_MAX)
 
 
 def _number(text: str) -> float | None:

@@ -181,8 +181,9 @@ def _failure(
         f"{_WORDS[cls]} ({', '.join(where)})",
         http_status=evidence.status,
         code=code,
-        reset_at_ms=reset_ms,
+        reset_at_ms=None if reset_ms is None else int(reset_ms),
         scope=rule.scope,
+        odd_reset=isinstance(reset_ms, resets.Clamped),
     )
 
 

@@ -13,8 +13,12 @@ from enum import Enum
 from typing import Final
 
 LINE_BYTES_MAX: Final = 1 << 20
-EVENT_BYTES_MAX: Final = 4 << 20
+EVENT_BYTES_MAX: Final = 2 << 20
+"""Fifty calls at once may hold so much each (U15 names 4 MiB as what must be cut)."""
+NOISE_BYTES_MAX: Final = 64 << 10
 
+_OF_A_LINE: Final = 32
+"""Bytes that each further line of an event counts for besides its own: it costs time (U15)."""
 _BOM: Final = b"\xef\xbb\xbf"
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _COLON: Final = ord(":")
@@ -26,6 +30,7 @@ class SseViolation(Enum):
 
     LINE_TOO_LONG = "line_too_long"
     EVENT_TOO_LONG = "event_too_long"
+    NOISE = "noise"
 
 
 @dataclass(slots=True)
@@ -34,7 +39,10 @@ class SseDecoder:
 
     Attributes:
         line_bytes_max: longest line accepted, without its end (U14).
-        event_bytes_max: most bytes in the `data` lines of one event (U15); at least a line.
+        event_bytes_max: most bytes in the `data` lines of one event (U15); at least a line. Of
+            several lines each counts for a little more.
+        noise_bytes_max: most bytes in a row that hold no data: comments, names, unknown fields and
+            empty lines, which cost us time and bring the answer no further (U4, U25).
         violation: set once a bound is broken. What came before it is still returned by the `feed`
             that met it; later feeds return nothing. Look at it after every `feed`.
         truncated: set by `close` if the stream ended inside a line or an event (U18).
@@ -45,14 +53,17 @@ class SseDecoder:
 
     line_bytes_max: int = LINE_BYTES_MAX
     event_bytes_max: int = EVENT_BYTES_MAX
+    noise_bytes_max: int = NOISE_BYTES_MAX
     violation: SseViolation | None = None
     truncated: bool = False
     replaced: int = 0
     comments: int = 0
     unknown: int = 0
     _line: bytearray = field(default_factory=bytearray)
-    _data: list[bytes] = field(default_factory=list)
+    _data: bytearray = field(default_factory=bytearray)
+    """Each line's data and its LF: one buffer, as a list of short lines takes many times more."""
     _data_bytes: int = 0
+    _noise_bytes: int = 0
     _at_start: bool = True
     _after_cr: bool = False
 
@@ -77,6 +88,7 @@ class SseDecoder:
             and chunk.isascii()
         ):
             # A read of exactly one ordinary frame: a token as it is made, so it must be cheap.
+            self._noise_bytes = 0
             return [data[6:-2]]
         out: list[bytes] = []
         if self._at_start or self._after_cr or b"\r" in chunk:
@@ -125,6 +137,8 @@ class SseDecoder:
 
     def _take_lines(self, block: bytes, out: list[bytes]) -> None:
         """Take a block of whole lines; frames of one `data: ` line go the short way."""
+        if self._is_broken:
+            return
         if len(block) > self.line_bytes_max or not _is_utf8(block):
             self._take_each(block, out)
             return
@@ -137,10 +151,12 @@ class SseDecoder:
         for frame in frames:
             data = frame.partition(b"\n")[2] if frame.startswith(b"event: ") else frame
             if data.startswith(b"data: ") and b"\n" not in data:
+                self._noise_bytes = 0
                 out.append(data[6:])
             else:
-                # No larger than a line may be, so it cannot break a bound.
                 self._take_each(frame + b"\n\n", out)
+                if self.violation is not None:
+                    return
         if rest:
             self._take_each(rest, out)
 
@@ -154,9 +170,11 @@ class SseDecoder:
         """Take one whole line."""
         if not line:
             if self._data:
-                out.append(b"\n".join(self._data))
+                out.append(bytes(self._data[:-1]))
                 self._data.clear()
-                self._data_bytes = 0
+                self._data_bytes = self._noise_bytes = 0
+            else:
+                self._heard_noise(1)
             return
         size = len(line)
         if size > self.line_bytes_max:
@@ -166,16 +184,24 @@ class SseDecoder:
             line = self._replace(line)
         if line[0] == _COLON:
             self.comments += 1
+            self._heard_noise(size)
             return
         name, _, value = line.partition(b":")
         if name == b"data":
-            self._data_bytes += size
+            self._data_bytes += size + (_OF_A_LINE if self._data else 0)
             if self._data_bytes > self.event_bytes_max:
                 self._violate(SseViolation.EVENT_TOO_LONG)
                 return
-            self._data.append(value.removeprefix(b" "))
-        elif name not in _DROPPED:
-            self.unknown += 1
+            self._data += value.removeprefix(b" ")
+            self._data += b"\n"
+        else:
+            self.unknown += name not in _DROPPED
+            self._heard_noise(size)
+
+    def _heard_noise(self, size: int) -> None:
+        self._noise_bytes += size
+        if self._noise_bytes > self.noise_bytes_max:
+            self._violate(SseViolation.NOISE)
 
     def _hold(self, part: bytes) -> None:
         """Keep the beginning of a line until its end arrives."""
@@ -188,6 +214,10 @@ class SseDecoder:
         # U+FFFD that the provider itself wrote is not counted.
         self.replaced += text.count(_REPLACEMENT) - line.count(_REPLACEMENT.encode())
         return text.encode()
+
+    @property
+    def _is_broken(self) -> bool:
+        return self.violation is not None
 
     def _violate(self, violation: SseViolation) -> None:
         self.violation = violation

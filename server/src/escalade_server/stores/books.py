@@ -6,7 +6,8 @@ statements, because each statement gives the interpreter's lock away and may wai
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -17,14 +18,14 @@ import apsw
 from escalade_server.core import ledger
 from escalade_server.core.catalog import Counter, Period, Unit
 from escalade_server.core.commands import Candidate, Reserve, SetBench, Settle
-from escalade_server.core.events import Reserved
+from escalade_server.core.events import Repeated, Reserved
 from escalade_server.core.failure import HOUR_MS, MINUTE_MS, FailureClass
 from escalade_server.core.ledger import NOTHING, Amounts
 from escalade_server.core.standing import Balance, Bench, Denial
 from escalade_server.core.task import Basis
 from escalade_server.core.window import SLICES, SPAN_MS, Window, slice_at, slides, total
 from escalade_server.engine.ports import Booking, Kept, StoreError
-from escalade_server.stores import statements
+from escalade_server.stores import claims, statements
 from escalade_server.stores.board import Change
 
 KEPT_MS = 25 * HOUR_MS
@@ -97,6 +98,9 @@ class Reservation:
     agent: str
     routed: bool
     digest: str = ""
+    request_id: str = ""
+    content: str = ""
+    figures: str = ""
     resolve_at_ms: int = 0
     used: Amounts = NOTHING
     denials: tuple[Denial, ...] = ()
@@ -114,6 +118,7 @@ class Books:
         self._now_ms = now_ms
         self._purge_at_ms = 0
         self._version: object = None
+        self._is_loaded = False
         self._owner = 0
         self._next = 1
         self._accounts: dict[str, Account] = {}
@@ -124,23 +129,27 @@ class Books:
         self._benches: dict[str, Bench] = {}
         # Of the batch at work: reservations met and changed, rows changed, accounts to publish.
         self._met: dict[str, Reservation] = {}
+        self._claims: dict[tuple[str, str], list[Reservation]] = {}
         self._changed: dict[str, Reservation] = {}
         self._dirty: set[Row] = set()
         self._seen: dict[int, Account] = {}
         self._benches_changed = False
 
-    def open(self, counters: Iterable[Counter]) -> None:
-        """Become the owner, and book in full what dead owners left open (C6, X1, X2).
+    def open(self, counters: Iterable[Counter], owed: Sequence[Settle] = ()) -> None:
+        """Become the owner, book what is ``owed``, and in full what dead owners left (C6, X1, X2).
 
         Raises:
             StoreError: a counter's key was used for another unit or period before.
         """
-        self.begin(())
+        self.begin(order.reservation_id for order in owed)
         newest = "INSERT INTO owners (opened_ms) VALUES (?) RETURNING id"
         [(self._owner,)] = self._query(newest, self._now_ms)
         self._query("DELETE FROM owners WHERE id < ?", self._owner)
         for counter in counters:
             self._account(counter)
+        for order in owed:
+            with suppress(ValueError):  # out of range: it was refused then, too
+                self.settle(order, self._now_ms)
         for reservation in list(self._open.values()):
             if reservation.state is State.OPEN and reservation.owner != self._owner:
                 self._assume(reservation)
@@ -149,24 +158,28 @@ class Books:
 
     # ------------------------------------------------------------------ one batch of orders
 
-    def begin(self, ids: Iterable[str]) -> None:
-        """Begin a transaction that will meet these reservations."""
+    def begin(self, ids: Iterable[str], requests: Iterable[tuple[str, str]] = ()) -> None:
+        """Begin a transaction that will meet these reservations, and these agents' request ids."""
         self._db.execute("BEGIN IMMEDIATE")
         version = self._db.execute("PRAGMA data_version").get
         if version != self._version:
             self._load()
             self._version = version
         unknown = [id_ for id_ in ids if id_ not in self._open]
-        if unknown:
-            for found in self._reservations(statements.MET, json.dumps(unknown)):
-                self._met[found.id] = found
+        requests = list(requests)
+        if unknown or requests:
+            looked_for = json.dumps(unknown), json.dumps(requests)
+            for found in self._reservations(statements.MET, *looked_for):
+                known = self._met[found.id] = self._open.get(found.id, found)
+                if known.request_id:
+                    self._claims.setdefault((known.agent, known.request_id), []).append(known)
 
     def commit(self) -> None:
         """Write what changed and make it durable."""
         statements.RESERVATIONS.write(self._db, [
             (r.number, r.id, r.owner, r.model, r.position, r.state, r.reserved.tokens,
              r.reserved.nanos, r.windows, r.admitted_ms, r.resolve_at_ms, *r.used, r.agent,
-             r.routed, r.digest)
+             r.routed, r.digest, r.request_id, r.content, r.figures)
             for r in self._changed.values()
         ])  # fmt: skip
         statements.WINDOWS.write(self._db, [
@@ -179,6 +192,7 @@ class Books:
         self._changed.clear()
         self._dirty.clear()
         self._met.clear()
+        self._claims.clear()
 
     def roll_back(self) -> None:
         """Undo the batch; the rows are read again with the next one."""
@@ -204,7 +218,7 @@ class Books:
 
     # ---------------------------------------------------------------------------- the orders
 
-    def reserve(self, order: Reserve, now_ms: int) -> Reserved | list[Denial]:
+    def reserve(self, order: Reserve, now_ms: int) -> Reserved | Repeated | list[Denial]:
         """Hold the first candidate with room everywhere; else say why not, one by one (P20).
 
         Raises:
@@ -214,6 +228,11 @@ class Books:
         known = self._find(order.reservation_id)
         if known is not None:
             return Reserved(order.attempt, known.position, known.denials)
+        if order.request_id:
+            before = self._claims.get((order.agent, order.request_id), ())
+            repeated = claims.repeated(before, order, self._now_ms)
+            if repeated is not None:
+                return repeated
         denials: list[Denial] = []
         for candidate in order.candidates:
             rows = [self._current(counter) for counter in candidate.counters]
@@ -234,6 +253,7 @@ class Books:
         known = self._find(order.reservation_id)
         if known is None or known.state is State.SETTLED or known.digest:
             return
+        known.figures = claims.text_of(order.figures)
         if order.hold_until_ms is not None:
             if known.state is not State.ASSUMED:
                 known.resolve_at_ms, known.digest = order.hold_until_ms, order.digest
@@ -243,6 +263,10 @@ class Books:
         self._book(known, used)
         known.digest = order.digest
         self._become(known, State.ASSUMED if order.basis is Basis.RESERVED else State.SETTLED)
+
+    def may_hold(self, reservation_id: str) -> bool:
+        """Tell whether it is open as far as is known, or its batch came as far as its commit."""
+        return not self._is_loaded or reservation_id in self._open
 
     def find(self, reservation_id: str) -> Kept | None:
         """Look a reservation up; one held in doubt counts as open."""
@@ -295,8 +319,12 @@ class Books:
         windows = " ".join([f"{row.account.id}:{row.starts_ms}" for row in rows])
         reservation = Reservation(
             self._next, order.reservation_id, self._owner, model.key, model.position, State.OPEN,
-            reserved, rows, windows, self._now_ms, order.agent, order.routed, denials=denials,
+            reserved, rows, windows, self._now_ms, order.agent, order.routed,
+            request_id=order.request_id, content=order.content, denials=denials,
         )  # fmt: skip
+        if order.request_id:
+            same = self._claims.setdefault((order.agent, order.request_id), [])
+            same.append(reservation)
         self._next += 1
         self._become(reservation, State.OPEN)
 
@@ -404,9 +432,10 @@ class Books:
 
     def _load(self) -> None:
         """Read everything anew."""
+        self._is_loaded = False
         for cache in (
             self._accounts, self._by_id, self._rows, self._open, self._uncertain, self._met,
-            self._changed, self._dirty,
+            self._changed, self._dirty, self._claims,
         ):  # fmt: skip
             cache.clear()
         for id_, key, unit, period in self._query("SELECT * FROM counters"):
@@ -431,16 +460,18 @@ class Books:
             key: Bench(until_ms, FailureClass(cls), detail)
             for key, until_ms, cls, detail in self._query("SELECT * FROM benches")
         }
+        self._is_loaded = True
 
-    def _reservations(self, query: str, binding: str | int) -> list[Reservation]:
+    def _reservations(self, query: str, *bindings: str | int) -> list[Reservation]:
         return [
             Reservation(
                 number, id_, owner, model, position, State(state), Amounts(1, tokens, nanos),
                 self._rows_of(windows), windows, admitted_ms, agent, bool(routed), digest,
-                resolve_at_ms, Amounts(*used),
+                request_id, content, figures, resolve_at_ms, Amounts(*used),
             )
             for number, id_, owner, model, position, state, tokens, nanos, windows, admitted_ms,
-                resolve_at_ms, agent, routed, digest, *used in self._query(query, binding)
+                resolve_at_ms, agent, routed, digest, request_id, content, figures,
+                *used in self._query(query, *bindings)
         ]  # fmt: skip
 
     def _rows_of(self, windows: str) -> tuple[Row, ...]:

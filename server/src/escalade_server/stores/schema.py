@@ -12,6 +12,10 @@ from escalade_server.engine.ports import StoreError
 APPLICATION_ID = 0x65736361
 """Marks the file as ours, so that no foreign database is ever written to."""
 
+MEND = (
+    "put a copy back in its place, or save what can be read with `escalade serve --recover`,"
+    " which keeps the old file aside"
+)
 SQLITE_MIN = (3, 51, 3)
 """Older libraries can lose committed writes in WAL mode (faults, finding 7)."""
 
@@ -62,6 +66,12 @@ MIGRATIONS = (
         detail TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE reservations ADD COLUMN request_id TEXT NOT NULL DEFAULT '';  -- a caller's own
+    ALTER TABLE reservations ADD COLUMN content TEXT NOT NULL DEFAULT '';     -- hash of its request
+    ALTER TABLE reservations ADD COLUMN figures TEXT NOT NULL DEFAULT '';     -- of its answer
+    CREATE INDEX claims ON reservations (agent, request_id) WHERE request_id <> '';
+    """,
 )
 
 
@@ -99,7 +109,7 @@ def migrate(
     name = connection.filename or "the in-memory state"
     verdict = scalar(connection, "PRAGMA quick_check(1)")
     if verdict != "ok":
-        raise StoreError(f"{name} is damaged ({verdict}); it was left as it is")
+        raise StoreError(f"{name} is damaged ({verdict}); it was left as it is: {MEND}")
     with connection:
         version = int(scalar(connection, "PRAGMA user_version"))
         tables = scalar(connection, "SELECT count(*) FROM sqlite_schema")

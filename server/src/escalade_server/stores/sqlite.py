@@ -2,8 +2,8 @@
 
 Orders are queued; the writer takes what is there, serves it in one transaction, and hands all
 answers back with one call into the event loop: what is published and what is answered is durable.
-It never waits to fill a batch. When the disk refuses, nothing is admitted, and settlements are
-kept and tried again until they are durable (S2); after a failed fsync or a damaged file nothing
+It never waits to fill a batch. When the disk refuses, nothing is admitted, and settlements go to
+a journal until they are in the ledger (S2); after a failed fsync or a damaged file nothing
 can be believed until the next start (S3, S4). The process holds an exclusive lock on a side file,
 so that a second server on the same state is refused (S6).
 
@@ -23,19 +23,22 @@ import apsw
 
 from escalade_server.core.catalog import Counter
 from escalade_server.core.commands import Reserve, SetBench, Settle
-from escalade_server.core.events import ReservationDenied, Reserved
+from escalade_server.core.events import Repeated, ReservationDenied, Reserved
 from escalade_server.core.standing import Bench, Denial, Standing
 from escalade_server.core.window import Window, slice_at, slides
 from escalade_server.engine.ports import Clock, Kept, Spend, StoreError
 from escalade_server.stores.board import Board, Change
 from escalade_server.stores.books import Books
-from escalade_server.stores.schema import check_library, migrate
+from escalade_server.stores.schema import MEND, check_library, migrate
+from escalade_server.stores.spill import Spill
 
 BUSY_MS = 5_000
 BATCH_MAX = 1_000
 LOG_PAGES = 8_000
 """The log is written back at 32 MB: ids are random, and at SQLite's 4 MB the same pages of their
 index are written back again and again, at half the throughput of 200 callers."""
+SPILL = ".spill"
+"""What is added to the name of the file for that of its journal."""
 LOOK_S = 1.0
 """How often the writer looks at what only time brings, while there is any."""
 
@@ -47,8 +50,8 @@ class Find(NamedTuple):
 
 
 Order = Reserve | Settle | SetBench | Find
-Answer = Reserved | ReservationDenied | Kept | None
-Result = Reserved | list[Denial] | Kept | StoreError | None
+Answer = Reserved | ReservationDenied | Repeated | Kept | None
+Result = Reserved | list[Denial] | Repeated | Kept | StoreError | None
 
 
 class _Item(NamedTuple):
@@ -65,7 +68,7 @@ class _Stop(NamedTuple):
     future: "asyncio.Future[None]"
 
 
-def _lock(path: str) -> int:
+def lock(path: str) -> int:
     """Take the exclusive lock of a state file, for as long as the process lives (P17, P18).
 
     Raises:
@@ -109,8 +112,7 @@ def _refusal(path: str | None, error: Exception) -> StoreError:
         return error
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
         return StoreError(
-            f"{path} is damaged or no database ({error}); it was left as it is: put a copy back"
-            " in its place, or give another state file"
+            f"{path} is damaged or no database ({error}); it was left as it is: {MEND}"
         )
     return StoreError(f"{path} cannot be opened: {error}")
 
@@ -134,18 +136,29 @@ class SqliteStore:
         clock: Clock,
         calendar: Callable[[Counter, int], Window],
         vfs: str | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Say where; ``open`` does the work. ``vfs`` names another SQLite VFS."""
+        """Say where; ``open`` does the work. ``vfs`` names another SQLite VFS.
+
+        ``tell`` hears, on the event loop, why the ledger cannot be written, and nothing (the empty
+        string) when it can be again.
+        """
         self._path = None if path is None else os.path.realpath(path)
         self._clock = clock
         self._calendar = calendar
         self._vfs = vfs
+        self._tell = tell
+        self._told: tuple[bool, bool] | None = None
+        """What was told last: whether settlements may be lost, whether a restart is needed."""
         self._board = Board()
         self._counters: tuple[Counter, ...] = ()
         self._queue: queue.SimpleQueue[_Item | _Stop] = queue.SimpleQueue()
         self._closed: str | None = "the store is not open"
         self._broken: str | None = None
+        self._spill = None if self._path is None else Spill(f"{self._path}{SPILL}")
         self._owed: list[_Item] = []
+        self._spilled = 0
+        """How many of them the journal holds."""
         self._handle: int | None = None
 
     # ---------------------------------------------------------------- on the event loop thread
@@ -186,7 +199,9 @@ class SqliteStore:
                 found.append(Spend(counter, balance.spent, balance.held, balance.ends_ms))
         return tuple(found)
 
-    def reserve(self, order: Reserve, now_ms: int) -> Awaitable[Reserved | ReservationDenied]:
+    def reserve(
+        self, order: Reserve, now_ms: int
+    ) -> Awaitable[Reserved | ReservationDenied | Repeated]:
         """Queue a reservation; see ``Store``.
 
         Who stops waiting for the answer may hold something all the same, and settles the id.
@@ -278,14 +293,19 @@ class SqliteStore:
         """Open the file; the answer is whether that went well."""
         try:
             if self._path is not None:
-                self._handle = _lock(self._path)
+                self._handle = lock(self._path)
             self._connection = _connect(self._path, self._vfs)
             self._books = Books(self._connection, self._calendar, self._clock.now_ms())
-            self._books.open(self._counters)
+            self._books.open(self._counters, self._spill.open() if self._spill else ())
+            if self._spill:
+                self._spill.clear()
         except Exception as error:  # noqa: BLE001  # a thread's exception reaches nobody else
             self._release()
             self._post(_fail, opened, _refusal(self._path, error))
             return False
+        if self._spill and self._spill.damaged:
+            lost = f"{self._spill.damaged} settlements in {self._spill.path} cannot be read"
+            self._post(self._tell, f"{lost}: their calls are booked in full")
         self._post(self._publish, *self._books.changes(), (), self._clock.now_ms())
         self._post(_done, opened)
         return True
@@ -298,8 +318,14 @@ class SqliteStore:
         items = self._owed + batch
         books = self._books
         try:
+            orders = [item.order for item in items if not isinstance(item.order, SetBench)]
             books.begin(
-                item.order.reservation_id for item in items if not isinstance(item.order, SetBench)
+                [order.reservation_id for order in orders],
+                [
+                    (order.agent, order.request_id)
+                    for order in orders
+                    if isinstance(order, Reserve) and order.request_id
+                ],
             )
             books.sweep(self._clock.now_ms())
             answers = [(item, self._answer(item)) for item in items]
@@ -308,7 +334,11 @@ class SqliteStore:
         except Exception as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
             self._undo(error, batch)
             return
-        self._owed = []
+        if self._owed:
+            self._owed, self._spilled = [], 0
+            if self._spill is not None:
+                self._spill.clear()
+        self._say(None)
         now_ms = items[-1].now_ms if items else self._clock.now_ms()
         self._post(self._publish, changes, benches, answers, now_ms)
 
@@ -329,7 +359,7 @@ class SqliteStore:
         return None
 
     def _undo(self, error: Exception, batch: list[_Item]) -> None:
-        """Undo the batch; keep its settlements, unless nothing can be believed any more."""
+        """Undo the batch, and keep its settlements."""
         detail = f"the ledger cannot be written: {type(error).__name__}: {error}"
         try:
             self._books.roll_back()
@@ -337,15 +367,46 @@ class SqliteStore:
             error = worse
         if _is_final(error):
             self._broken = f"{detail}; restart the server when the disk is sound"
-        else:
-            self._owed += [
-                item._replace(future=None) for item in batch if isinstance(item.order, Settle)
-            ]
         self._refuse(batch, self._broken or detail)
 
     def _refuse(self, batch: list[_Item], detail: str) -> None:
-        answers = [(item, StoreError(detail)) for item in batch]
+        """Answer that it cannot be done; but a settlement is as soon as the journal has it."""
+        settles = [item for item in batch if isinstance(item.order, Settle)]
+        self._owed += [item._replace(future=None) for item in settles if self._matters(item)]
+        lost = self._keep_owed()
+        failed = StoreError(f"{detail}; {lost}" if lost else detail)
+        answers: list[tuple[_Item, Result]] = [
+            (item, None if isinstance(item.order, Settle) and not lost else failed)
+            for item in batch
+        ]
         self._post(self._publish, [], None, answers, 0)
+        why = lost or f"settlements wait in {SPILL} beside it"
+        self._say((bool(lost), self._broken is not None), f"{detail}; nothing is admitted, {why}")
+
+    def _keep_owed(self) -> str:
+        """Put into the journal what it lacks; answer why that could not be done."""
+        owed = [item.order for item in self._owed[self._spilled :]]
+        if self._spill is None:
+            return "there is no journal of state in memory" if owed else ""
+        try:
+            self._spill.append(order for order in owed if isinstance(order, Settle))
+        except OSError as error:
+            return f"its journal cannot be either ({error}): settlements are kept in memory only"
+        self._spilled = len(self._owed)
+        return ""
+
+    def _matters(self, item: _Item) -> bool:
+        """Tell a settlement from the release of a reservation that never came to be."""
+        order = item.order
+        assert isinstance(order, Settle), "nothing else is kept"
+        used = order.requests or order.tokens or order.nanos or order.digest
+        return bool(used) or self._books.may_hold(order.reservation_id)
+
+    def _say(self, state: tuple[bool, bool] | None, detail: str = "") -> None:
+        """Tell a change for the worse or the better, once."""
+        if state != self._told:
+            self._told = state
+            self._post(self._tell, detail)
 
     def _end(self, stopped: "asyncio.Future[None]") -> None:
         """Try once more what is owed, then close; the rest is booked in full at the next start."""
@@ -358,7 +419,11 @@ class SqliteStore:
         connection = getattr(self, "_connection", None)
         if connection is not None:
             with contextlib.suppress(apsw.Error):
+                if self._broken is not None:  # the log may hold what was never synced
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 connection.close()
+        if self._spill is not None:
+            self._spill.close()
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

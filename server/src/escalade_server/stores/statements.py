@@ -24,12 +24,12 @@ class Upsert:
 
 
 RESERVATIONS = Upsert(
-    17,
+    20,
     """
 INSERT INTO reservations VALUES $ROWS
 ON CONFLICT (number) DO UPDATE SET state = excluded.state, resolve_at_ms = excluded.resolve_at_ms,
   used_requests = excluded.used_requests, used_tokens = excluded.used_tokens,
-  used_nanos = excluded.used_nanos, digest = excluded.digest
+  used_nanos = excluded.used_nanos, digest = excluded.digest, figures = excluded.figures
 """,
 )
 WINDOWS = Upsert(
@@ -42,9 +42,13 @@ ON CONFLICT (counter, starts_ms) DO UPDATE SET spent = excluded.spent, held = ex
 PUT_BENCH = "INSERT OR REPLACE INTO benches VALUES (?, ?, ?, ?)"
 _RESERVATION = """
 SELECT number, id, owner, model, position, state, tokens, nanos, windows, admitted_ms,
-  resolve_at_ms, agent, routed, digest, used_requests, used_tokens, used_nanos FROM reservations
+  resolve_at_ms, agent, routed, digest, request_id, content, figures,
+  used_requests, used_tokens, used_nanos FROM reservations
 """
-MET = _RESERVATION + " WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608  # constants
+_BY_ID = "id IN (SELECT value FROM json_each(?))"
+_BY_REQUEST = """request_id <> '' AND (agent, request_id) IN
+  (SELECT value ->> 0, value ->> 1 FROM json_each(?))"""
+MET = f"{_RESERVATION} WHERE {_BY_ID} OR ({_BY_REQUEST})"
 UNSETTLED = _RESERVATION + " WHERE state < ?"
 DROP_SLICES = """
 DELETE FROM windows WHERE ends_ms <= ? AND counter IN

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path as File
 
-from escalade_server.core.catalog import Catalog
+from escalade_server.core.catalog import DEFAULT_ACCOUNT, Catalog
 from escalade_server.strategy import model as config
 from escalade_server.strategy.accounts import accounts_of, seats
 from escalade_server.strategy.advice import Lines, advise
@@ -26,6 +26,7 @@ from escalade_server.strategy.errors import (
 )
 from escalade_server.strategy.not_yet import not_yet_in_effect
 from escalade_server.strategy.resolve import Resolver, Surroundings, ordered, vendor_of
+from escalade_server.strategy.shared_quota import shared_quotas
 from escalade_server.strategy.validate import TOP, raw_providers, validate
 from escalade_server.strategy.vendors import VENDORS
 from escalade_server.strategy.yaml_nodes import SIZE_BYTES_MAX, Document, parse
@@ -204,12 +205,15 @@ def provider_notices(
 ) -> list[Notice]:
     """Say what is missing or careless about keys and addresses."""
     stated, found = raw_providers(document), []
+
+    def line_of(where: tuple[str, str]) -> int:
+        path, _ = stated.get(where[0], ((), {}))
+        return document.line((*path, "accounts", where[1])) or document.line(path)
+
     for (name, account), key in credentials.items():
-        path, _ = stated.get(name, ((), {}))
-        here = document.line((*path, "accounts", account))
-        line = here or document.line(path)
+        line = line_of((name, account))
         if key.missing:
-            whose = f"{name} ({account})" if here else name
+            whose = f"{name} ({account})" if account != DEFAULT_ACCOUNT else name
             sentence = f"{whose} has no usable key: {key.missing}."
             found.append(Notice(Level.WARNING, "NO_KEY", line, sentence))
         if key.warning:
@@ -220,7 +224,7 @@ def provider_notices(
         if key.secret is not None and url.startswith("http://") and not is_loopback(url):
             sentence = f"the key of {name} travels unencrypted to its base_url."
             found.append(Notice(Level.WARNING, "PLAIN_HTTP", line, sentence, "Use https."))
-    return found
+    return [*found, *shared_quotas(document, strategy, credentials, line_of)]
 
 
 def lines_of(document: Document, strategy: config.Strategy, catalog: Catalog) -> Lines:

@@ -43,7 +43,6 @@ ROWS = (
     Row("notifications", "nothing is sent yet"),
     Row("quality", "gates of the strategy are not asked yet"),
     Row("sessions", "sessions are not kept yet"),
-    Row("idempotency", "answers are not kept yet"),
 )
 
 

@@ -6,7 +6,7 @@ exact: whole numbers or ``Decimal``, never floats. Unlimited is the word, and no
 
 import re
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 
 from escalade_server.core.catalog import (
     Comparison,
@@ -33,6 +33,8 @@ DURATION_FORMS = "a number with a unit: 500ms, 90s, 15m, 24h, 1d, 2w, 1h30m"
 RATE_FORMS = "50/day (second, minute, hour, day, week, month), unlimited, or requests_per_day: 50"
 TRIGGER_FORMS = "<layer>.<condition>, or task.complexity with > >= < <= == and a number"
 
+_EXACT = Context(prec=100)
+"""A number has at most 40 digits in a file: so no product of it with a unit is ever rounded."""
 _MONEY = re.compile(r"(\$)?\s*(-?(?:\d+(?:\.\d+)?|\.\d+))(?:[\s_]*(usd|dollars?))?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h|d|w)", re.IGNORECASE)
 _DURATIONS = re.compile(rf"(?:{_DURATION.pattern}\s*)+", re.IGNORECASE)
@@ -131,7 +133,7 @@ def money(value: object) -> int | None:
     exact = _dollars(value) if isinstance(value, str) else number(value, MONEY_FORMS)
     if exact < 0:
         raise ValueParseError("the amount must not be negative", MONEY_FORMS)
-    nanos = exact * NANOS_PER_USD
+    nanos = _EXACT.multiply(exact, NANOS_PER_USD)
     if nanos != nanos.to_integral_value():
         raise ValueParseError("finer than a nano-dollar", "at most 9 decimals")
     if nanos > CAP_NANOS_MAX:
@@ -157,7 +159,8 @@ def duration(value: object) -> int:
         raise ValueParseError("not a duration", DURATION_FORMS)
     total = Decimal(0)
     for amount, unit in _DURATION.findall(text):
-        total += Decimal(amount) * _UNITS_MS[unit.lower()]
+        span = _EXACT.multiply(Decimal(amount), _UNITS_MS[unit.lower()])
+        total = _EXACT.add(total, span)
     if total != total.to_integral_value():
         raise ValueParseError("finer than a millisecond", DURATION_FORMS)
     if total > DURATION_MS_MAX:
@@ -185,7 +188,7 @@ def micro(value: object, most: int) -> int:
     exact = number(value, allowed)
     if exact > most:
         raise ValueParseError("the number is too large", allowed)
-    scaled = exact * MICRO
+    scaled = _EXACT.multiply(exact, MICRO)
     if scaled != scaled.to_integral_value():
         raise ValueParseError("more than 6 decimals", allowed)
     return int(scaled)

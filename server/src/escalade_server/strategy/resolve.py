@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
+from escalade_server.core.absence import Absence, AbsenceKind
 from escalade_server.core.catalog import (
-    Absence,
-    AbsenceKind,
     Billing,
     Catalog,
     Comparison,
@@ -30,6 +29,7 @@ from escalade_server.strategy.counters import model_counters
 from escalade_server.strategy.credentials import Credential
 from escalade_server.strategy.errors import Level, Notice, Path, StrategyError
 from escalade_server.strategy.prices import Listing, listing
+from escalade_server.strategy.siblings import with_siblings
 from escalade_server.strategy.validate import TOP
 from escalade_server.strategy.vendors import VENDORS, Vendor
 from escalade_server.strategy.vocabulary import OTHER, TYPES
@@ -81,7 +81,7 @@ class Resolver:
         for index, (place, layer) in enumerate(order):
             layers.append(self.layer(layer, place, index, position))
             position += len(layers[-1].models)
-        scoring, resolved = self.scoring(layers)
+        scoring, resolved = self.scoring(with_siblings(layers))
         types, aliases = task_types(self.strategy)
         return Catalog(
             layers=tuple(resolved),
@@ -389,6 +389,7 @@ def rules(strategy: config.Strategy) -> Rules:
     logic, failing = strategy.escalation_logic, strategy.failure_handling
     watching, breaker = strategy.monitoring, strategy.circuit_breaker or config.CircuitBreaker()
     times, default = strategy.timeouts or config.Timeouts(), Rules()
+    keeping = strategy.idempotency or config.Idempotency()
 
     def either(stated: int | None, otherwise: int) -> int:
         return otherwise if stated is None else stated
@@ -416,6 +417,7 @@ def rules(strategy: config.Strategy) -> Rules:
         usage_grace_ms=either(times.usage_grace, default.usage_grace_ms),
         breaker_failures=either(breaker.failures, default.breaker_failures),
         breaker_open_ms=either(breaker.open_for, default.breaker_open_ms),
+        keep_answers_ms=either(keeping.keep_answers, default.keep_answers_ms),
     )
 
 

@@ -133,3 +133,8 @@ FREE_TIERS: dict[str, str] = {
     "ollama": r".*",  # runs on one's own machine
 }
 """Wire ids that a vendor serves for nothing, within limits; as of 2026-11 (R16)."""
+
+ONE_QUOTA: dict[str, str] = {
+    "openrouter": r".*:free",  # openrouter.ai/docs/api-reference/limits: by account, not by model
+}
+"""Models that a vendor counts together, per account, whatever limits the file gives each (G10)."""

@@ -183,7 +183,13 @@ class LogObserver:
             return
         report = outcome.report
         log = self._log.bind(request_id=request.id, agent=request.agent, task_id=task_id)
-        if isinstance(outcome, Finished):
+        for attempt in report.attempts:
+            if attempt.oddities is not None:
+                odd = attempt.oddities._asdict()
+                log.info(names.TASK_ODD_ANSWER, model=attempt.model.key, **odd)
+        if isinstance(outcome, Finished) and outcome.replayed:
+            log.info(names.TASK_REPLAYED, model=report.answered.key if report.answered else "")
+        elif isinstance(outcome, Finished):
             log.info(
                 names.TASK_FINISHED,
                 type=report.assessment.type,
@@ -203,6 +209,7 @@ class LogObserver:
     @staticmethod
     def _failed(log: Log, outcome: Failed) -> None:
         write = log.warning
+        already = outcome.reason is ErrorReason.ALREADY_ANSWERED  # the first task is logged with it
         if outcome.reason is ErrorReason.CANCELLED:
             write = log.info
         elif outcome.reason is ErrorReason.BUG:
@@ -213,7 +220,7 @@ class LogObserver:
             reason=outcome.reason.value,
             detail=outcome.detail,
             attempts=len(outcome.report.attempts),
-            charged_nano_usd=outcome.report.charged_nanos,
+            charged_nano_usd=0 if already else outcome.report.charged_nanos,
             retry_at_ms=outcome.retry_at_ms,
             duration_ms=outcome.report.ended_ms - outcome.report.started_ms,
         )
