@@ -16,6 +16,7 @@ from escalade.v1.router_service_pb2 import CompleteRequest
 from escalade_server.api.convert_in import Asked, request_from_proto
 from escalade_server.api.findings import json_depth
 from escalade_server.api.status import Refusal, RefusedError
+from escalade_server.core.gates import Demands, Gate, OnUnmet, Wish
 from escalade_server.core.task import (
     Constraints,
     DataDemand,
@@ -270,10 +271,8 @@ UNBUILT = [
     (task(session_id="s"), "task.session_id"),
     (task(evidence=[e.Evidence(kind=e.EVIDENCE_KIND_OUTPUT_CUT)]), "task.evidence"),
     (task(data_demand=9), "task.data_demand = 9"),
-    (limits(may_wait=True), "constraints.may_wait"),
-    (limits(max_wait=Duration(seconds=1)), "constraints.max_wait"),
-    (ask(quality=c.QualityDemands(must_contain=["x"])), "quality"),
-    (ask(resume_token="x"), "resume_token"),
+    (ask(quality=c.QualityDemands(gates=[99])), "quality.gates[0] = 99"),  # type: ignore[list-item]
+    (ask(quality=c.QualityDemands(on_unmet=9)), "quality.on_unmet = 9"),  # type: ignore[arg-type]
     (ask(sampling=c.Sampling(top_k=1)), "sampling.top_k"),
     (ask(delivery=9), "delivery = 9"),
     (ask(on_interruption=9), "on_interruption = 9"),
@@ -294,6 +293,30 @@ def test_what_is_not_built_is_refused_by_name(wire: CompleteRequest, name: str) 
 
     assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
     assert name in refusal.message
+
+
+def test_demands_on_quality_are_taken() -> None:
+    demands = c.QualityDemands(
+        gates=[c.GATE_EMPTY, c.GATE_TRUNCATED, c.GATE_TOOL_CALL_INVALID, c.GATE_SCHEMA_VIOLATION],
+        must_contain=["alpha", "beta"], min_length_chars=7, max_escalations=0,
+        on_unmet=c.ON_UNMET_DELIVER,
+    )  # fmt: skip
+    shape = c.ResponseFormat(json_schema=c.JsonSchemaFormat(schema_json="{}"))
+    wish = taken(ask(quality=demands, response_format=shape)).quality
+
+    assert wish == Wish(
+        Demands(
+            frozenset({Gate.EMPTY, Gate.TRUNCATED, Gate.TOOL_CALL, Gate.JSON_SCHEMA,
+                       Gate.TOO_SHORT, Gate.PATTERN}),
+            7, (), ("alpha", "beta"),
+        ),
+        0, OnUnmet.DELIVER,
+    )  # fmt: skip
+
+
+def test_no_demand_is_not_a_demand_of_nothing() -> None:
+    assert taken(ask()).quality is None
+    assert taken(ask(quality=c.QualityDemands(min_length_chars=0))).quality == Wish()
 
 
 def test_every_finding_is_told_at_once() -> None:

@@ -6,6 +6,7 @@ from enum import Enum
 import pytest
 
 from escalade.v1 import completion_pb2 as c
+from escalade.v1 import error_pb2
 from escalade.v1 import escalation_pb2 as e
 from escalade_server.api import convert_out as out
 from escalade_server.core.catalog import Billing, Period, Unit
@@ -17,9 +18,11 @@ from escalade_server.core.facts import (
     Fact,
     Finished,
     Outcome,
+    Selected,
     Waiting,
 )
 from escalade_server.core.failure import NEVER_MS, FailureClass
+from escalade_server.core.gates import Gate
 from escalade_server.core.standing import Cause, CircuitState, Verdict, VerdictClass
 from escalade_server.core.task import (
     Basis,
@@ -33,7 +36,7 @@ from escalade_server.core.task import (
     Usage,
 )
 from escalade_server.core.trace import Answer, AttemptStatus, Clamp, Skip
-from tests.api.world import ASSESSED, MODELS, NOW_MS, finished, report, selected
+from tests.api.world import ASSESSED, MODELS, NOW_MS, finished, record, report, selected
 
 TABLES: list[tuple[type[Enum], object]] = [
     (FailureClass, out.FAILURES),
@@ -48,6 +51,7 @@ TABLES: list[tuple[type[Enum], object]] = [
     (VerdictClass, out.VERDICTS),
     (Basis, out.BASES),
     (Unit, out.UNITS),
+    (Gate, out.GATES),
 ]
 
 
@@ -118,6 +122,26 @@ def test_a_whole_answer_keeps_every_kind_of_part() -> None:
     assert told.answer.parts[1].text == "hi \U0001f600"
     assert (told.finish_reason, told.finish_detail) == (c.FINISH_REASON_REFUSAL, "policy")
     assert told.quality == e.QUALITY_MET
+    unmet = event(1, ending._replace(unmet=Gate.PATTERN), whole=True).finished
+    assert unmet.quality == e.QUALITY_UNMET
+
+
+@pytest.mark.parametrize("gate", Gate)
+def test_a_gate_that_failed_is_named_and_classed(gate: Gate) -> None:
+    wire = e.Attempt()
+    rejected, cls = AttemptStatus.REJECTED, FailureClass.PROTOCOL
+    made = replace(record(), status=rejected, failure=cls, gate=gate)
+    out.put_attempt(wire, made)
+
+    assert wire.gate == out.GATES[gate] != c.GATE_UNSPECIFIED
+    assert wire.failure_class == error_pb2.FAILURE_CLASS_GATE
+
+
+def test_the_gates_that_hold_deltas_are_told() -> None:
+    held = (Gate.INVALID_JSON, Gate.PATTERN)
+    told = event(1, Selected(1, MODELS[0], "r", 0, 1, 1, (), held), whole=True).selected
+
+    assert list(told.held_by) == [c.GATE_INVALID_JSON, c.GATE_PATTERN_MISSING]
 
 
 def test_a_layer_passed_over_has_no_model() -> None:

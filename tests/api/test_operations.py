@@ -35,7 +35,7 @@ async def status(w: World) -> o.GetStatusResponse:
 
 
 async def test_a_fresh_server_shows_everything_ready() -> None:
-    info = ServiceInfo("0.1.0", NOW_MS - 5, "1.0", "ab" * 32, NOW_MS - 4, ("quality",))
+    info = ServiceInfo("0.1.0", NOW_MS - 5)
     async with world(options=ServerOptions(port=0, info=info)) as w:
         shown = await status(w)
 
@@ -51,9 +51,17 @@ async def test_a_fresh_server_shows_everything_ready() -> None:
     assert [q.name for q in shown.layers[1].quotas] == ["layer1/cap label"]
     assert [q.name for q in shown.layers[0].models[0].quotas] == ["mini/day label"]
     assert shown.now.ToMilliseconds() == NOW_MS
-    assert (shown.version, shown.strategy.version) == ("0.1.0", "1.0")
-    assert list(shown.strategy.not_in_effect) == ["quality"]
+    assert shown.version == "0.1.0"
     assert not shown.draining
+
+
+async def test_a_server_without_a_file_reloads_and_checks_nothing() -> None:
+    async with world() as w:
+        reloaded = await w.operations.ReloadStrategy(o.ReloadStrategyRequest())
+        checked = await w.operations.CheckStrategy(o.CheckStrategyRequest(yaml="x: 1"))
+    assert not reloaded.applied
+    assert not checked.valid
+    assert [f.code for f in (*reloaded.findings, *checked.findings)] == ["no_file"] * 2
 
 
 async def test_an_exhausted_layer_says_why_and_until_when() -> None:
@@ -154,8 +162,6 @@ async def test_a_mistake_in_a_unary_call_leaks_nothing() -> None:
 UNARY = {
     "GetUsageReport": o.GetUsageReportRequest(),
     "SetModelState": o.SetModelStateRequest(),
-    "ReloadStrategy": o.ReloadStrategyRequest(),
-    "CheckStrategy": o.CheckStrategyRequest(),
 }
 
 

@@ -135,9 +135,7 @@ async def test_a_wrong_later_message_ends_the_task_and_books_the_reserve(
 
 
 UNBUILT = [
-    (paid(resume_token="x"), "resume_token"),
     (RouteRequest(task=e.Task(session_id="s")), "task.session_id"),
-    (paid(constraints=e.Constraints(may_wait=True)), "constraints.may_wait"),
     (paid(features=[9]), "features[0] = 9"),
 ]
 

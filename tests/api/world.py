@@ -58,7 +58,16 @@ from escalade_server.core.trace import (
     Skip,
 )
 from escalade_server.engine.late import Booked, ReservationUnknownError
-from escalade_server.engine.ports import Caller, RawEvidence, Spend, TokenStore
+from escalade_server.engine.ports import (
+    NOWHERE,
+    Caller,
+    Origin,
+    RawEvidence,
+    Spend,
+    TokenStore,
+)
+from escalade_server.engine.resume import ResumeTokenError
+from escalade_server.engine.waiting import Waiter
 
 NOW_MS = 1_800_000_000_000
 CANARY = "canary-7f3a-never-on-the-wire"
@@ -233,7 +242,12 @@ class FakeEngine:
     def running(self) -> int:
         return sum(not run.left.is_set() for run in self.runs)
 
-    def start(self, request: Request, caller: Caller) -> FakeRun:
+    waiters: tuple[Waiter, ...] = ()
+
+    def resumed(self, request: Request, origin: Origin, token: str) -> tuple[Request, Origin]:
+        raise ResumeTokenError(f"{token} was given for another request")
+
+    def start(self, request: Request, caller: Caller, origin: Origin = NOWHERE) -> FakeRun:
         if self.start_error is not None:
             raise self.start_error
         run = FakeRun(request, caller)

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 
+from escalade_server.checks.gates import AnswerGates
 from escalade_server.core import ledger, walk
 from escalade_server.core.assess import first_look
 from escalade_server.core.cascade import Cascade
 from escalade_server.core.catalog import (
     Billing,
     Catalog,
-    Condition,
     Counter,
     CounterScope,
-    LayerTrigger,
     Model,
     Period,
     Unit,
@@ -29,6 +28,7 @@ from escalade_server.core.experience import Experience
 from escalade_server.core.facts import Finished
 from escalade_server.core.standing import Balance, Standing
 from escalade_server.core.task import FinishReason, Message, Request, Role, Task, Text, Usage
+from escalade_server.core.triggers import Condition, LayerTrigger
 from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.openai_chat import OpenAIChat
 from tests.bench.machine import cost_us
@@ -130,7 +130,7 @@ class Books:
 
 def uneventful() -> Callable[[], object]:
     """All that core and ledger compute for a task that its first model answers in two reads."""
-    of, asked = free_catalog(), request()
+    of, asked, checker = free_catalog(), request(), AnswerGates()
     first = of.models[0]
     books = Books(first)
     standing = Standing(books.balances)
@@ -138,7 +138,7 @@ def uneventful() -> Callable[[], object]:
     last = ChunkArrived(1, (), Finish(FinishReason.STOP), Usage(12, 3), "mock")
 
     def task() -> Command:
-        cascade = Cascade(of, asked, "0123456789abcdef0123456789abcdef")
+        cascade = Cascade(of, asked, "0123456789abcdef0123456789abcdef", checker)
         feed = cascade.handle
         # After each event a run asks for the next waking, and whether all is over.
         reserve = feed(Started(standing), now_ms=T0)[-1]
@@ -166,7 +166,7 @@ def uneventful() -> Callable[[], object]:
 def chunk() -> Callable[[], object]:
     """One more chunk of a stream, through the core."""
     of = free_catalog()
-    cascade = Cascade(of, request(), "t")
+    cascade = Cascade(of, request(), "t", AnswerGates())
     cascade.handle(Started(Standing()), now_ms=T0)
     cascade.handle(Reserved(1, of.models[0].position), now_ms=T0)
     news = ChunkArrived(1, (TextDelta(PIECE),), None, None, "mock")

@@ -29,12 +29,15 @@ from escalade.v1.router_service_pb2 import CompleteResponse
 from escalade_server import bootstrap
 from escalade_server.api.convert_out import put_event
 from escalade_server.api.server import ServerOptions, build_server, channel_options
+from escalade_server.checks.gates import AnswerGates
+from escalade_server.core.alerting import marks_of
 from escalade_server.core.catalog import Catalog, Counter, Model
 from escalade_server.core.commands import CallModel, Candidate, Reserve, SetBench, Settle
 from escalade_server.core.events import ChunkArrived, Finish, Reserved, TextDelta
 from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.ledger import Amounts
 from escalade_server.core.standing import Standing
+from escalade_server.core.tally import Tally
 from escalade_server.core.task import (
     Delivery,
     FinishReason,
@@ -49,7 +52,16 @@ from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.entropy import SystemEntropy
-from escalade_server.engine.ports import Kept, Providers, Spend, Store
+from escalade_server.engine.feed import Feed
+from escalade_server.engine.ports import (
+    NOWHERE,
+    Kept,
+    Observer,
+    Origin,
+    Providers,
+    Spend,
+    Store,
+)
 from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.evidence import EvidenceClassifier
 from escalade_server.providers.http import HttpClient, HttpLimits
@@ -60,7 +72,7 @@ from tests.api.world import ASSESSED, FakeEngine, FakeRun, finished, selected
 from tests.bench.micro import Books
 from tests.bench.mock_provider import PIECE, Script
 
-KINDS = ("empty", "grpc", "api", "engine", "http", "store")
+KINDS = ("empty", "grpc", "api", "engine", "http", "store", "feed")
 KEY_NAME = "BENCH_KEY"
 KEY = "made-up"
 _STRATEGY = """\
@@ -167,7 +179,7 @@ class Forgetful(FakeEngine):
         super().__init__()
         self._tasks = set[asyncio.Task[None]]()
 
-    def start(self, request: Request, caller: Any) -> FakeRun:
+    def start(self, request: Request, caller: Any, origin: Origin = NOWHERE) -> FakeRun:
         run = FakeRun(request, caller)
         task = asyncio.get_running_loop().create_task(play(run))
         self._tasks.add(task)
@@ -184,6 +196,8 @@ class Sums:
         self._held: dict[str, Amounts] = {}
 
     async def open(self, counters: Sequence[Counter]) -> None: ...
+
+    async def adopt(self, counters: Sequence[Counter], marks: object = None) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -203,6 +217,8 @@ class Sums:
     def settle(self, order: Settle, now_ms: int) -> "asyncio.Future[None]":
         self._books.settle(self._held.pop(order.reservation_id), order)
         return self.bench(order, now_ms)
+
+    async def tally(self, order: Tally, now_ms: int) -> None: ...
 
     async def find(self, reservation_id: str) -> Kept | None: ...
 
@@ -262,13 +278,18 @@ async def _serve(kind: str, base_url: str, folder: Path, stack: AsyncExitStack) 
             http = await stack.enter_async_context(HttpClient(HttpLimits()))
             providers = registry(http, base_url, clock)
         store: Store = Sums(catalog.models[0])
-        if kind == "store":
-            store = SqliteStore(folder / "stage.sqlite3", clock, Calendar())
+        observer: Observer = Nobody()
+        if kind in {"store", "feed"}:
+            store = sqlite = SqliteStore(folder / f"{kind}.sqlite3", clock, Calendar())
+            if kind == "feed":
+                observer = feed = Feed(sqlite, clock)
+                sqlite.follow(feed.told, marks_of(catalog))
         await store.open([counter for model in catalog.models for counter in model.counters])
         stack.push_async_callback(store.close)
         engine = Engine(
             catalog=catalog, store=store, providers=providers, clock=clock,
-            entropy=SystemEntropy(), observer=Nobody(), classifier=EvidenceClassifier(),
+            entropy=SystemEntropy(), observer=observer, classifier=EvidenceClassifier(),
+            checker=AnswerGates(),
         )  # fmt: skip
     server = build_server(engine, ServerOptions(port=0))
     stack.push_async_callback(server.stop, 0.1)

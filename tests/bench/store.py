@@ -16,13 +16,19 @@ from pathlib import Path
 from escalade_server.core.catalog import Billing, Counter, CounterScope, Model, Period, Unit
 from escalade_server.core.commands import Candidate, Reserve, Settle
 from escalade_server.core.money import Price
-from escalade_server.core.task import Basis
+from escalade_server.core.tally import Tally
+from escalade_server.core.task import Basis, Usage
 from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.clock import SystemClock
 from escalade_server.stores.sqlite import SqliteStore
 
 PAIRS = {1: 3_000, 16: 30_000, 200: 60_000}
 AMPLE = 9_000_000_000_000_000
+USAGE = Usage(700, 200, 100)
+TALLY = Tally(
+    "", "other", "premium", "openai/default/gpt",
+    baselines=(("openai/gpt", 1_500_000), ("openai/mini", 90_000)),
+)  # fmt: skip
 
 
 def capped_model() -> Model:
@@ -60,7 +66,9 @@ async def run(callers: int, path: Path, pairs: int) -> tuple[float, float, float
             id_ = f"{number:016x}{turn:016x}-1"
             await store.reserve(Reserve(id_, 1, (candidate,)), clock.now_ms())
             store.standing(clock.now_ms())
-            order = Settle(id_, 1, 1, 900, 1_500_000, 1_500_000, Basis.REPORTED)
+            order = Settle(
+                id_, 1, 1, 900, 1_500_000, 1_500_000, Basis.REPORTED, usage=USAGE, tally=TALLY
+            )
             await store.settle(order, clock.now_ms())
             waits.append(time.perf_counter() - begun)
 

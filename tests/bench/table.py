@@ -12,7 +12,8 @@ SHARES = (
     ("engine", "api", "engine, core, ledger arithmetic"),
     ("http", "engine", "HTTP and codec"),
     ("store", "http", "store: SQLite, durable"),
-    ("escalade", "store", "the rest: log, start-up options"),
+    ("feed", "store", "event feed: one straight task, marks compared"),
+    ("escalade", "feed", "the rest: log, start-up options"),
 )
 """Each layer is what a subject costs more than the one before it."""
 

@@ -181,5 +181,5 @@ def test_where_the_state_lives(state: str, path: str | None) -> None:
 
 
 def test_a_store_that_is_not_built_is_refused() -> None:
-    with pytest.raises(StartError, match="redis: is not built yet"):
-        state_path("redis://localhost/0")
+    with pytest.raises(StartError, match="etcd: is not built"):
+        state_path("etcd://localhost/0")

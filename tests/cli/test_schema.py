@@ -34,6 +34,9 @@ def test_the_version_is_the_distributions() -> None:
     assert data(run("version", "--json")) == {"version": project["version"]}
 
 
+GROUPS = {"token": ["create", "list", "revoke", "rotate"], "ledger": ["adjust", "set", "show"]}
+
+
 def test_every_command_has_help_and_json() -> None:
     listed = run("--help")
     assert listed.exit_code == 0
@@ -42,7 +45,7 @@ def test_every_command_has_help_and_json() -> None:
     assert {"check", "complete", "explain", "schema", "serve", "status"} <= set(names)
     for name in names:
         words = run(name, "--help").stdout
-        below = ["create", "list", "revoke", "rotate"] if name == "token" else []
+        below = GROUPS.get(name, [])
         assert all(f"  {each} " in words for each in below)
         for each in [[name, each] for each in below] or [[name]]:
             assert "--json" in run(*each, "--help").stdout, each

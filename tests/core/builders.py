@@ -12,12 +12,12 @@ from escalade_server.core.catalog import (
     Period,
     Scoring,
     TaskType,
-    Trigger,
     Unit,
 )
 from escalade_server.core.money import Price
 from escalade_server.core.rules import Rules
 from escalade_server.core.task import Constraints, Message, Request, Role, Task, Text
+from escalade_server.core.triggers import Trigger
 
 T0 = 1_790_000_000_000
 DAY = T0 + 3_600_000

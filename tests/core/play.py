@@ -31,19 +31,31 @@ from escalade_server.core.events import (
 )
 from escalade_server.core.facts import Fact, Failed, Finished, Outcome
 from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.gates import Demands, GateFailure
 from escalade_server.core.standing import Balance, Bench, Denial, Standing
-from escalade_server.core.task import Delivery, FinishReason, Request, Usage
+from escalade_server.core.task import Delivery, FinishReason, Request, Text, Usage
+from escalade_server.core.trace import Answer
 from tests.core.builders import DAY, T0, request, three_layers
 
 T = TypeVar("T")
 USED = Usage(100, 10)
 
 
+class Picky:
+    """``Checker`` that fails what a filter cut, and each answer in which the word "bad" is."""
+
+    def check(self, request: Request, answer: Answer, demands: Demands) -> GateFailure | None:
+        del request
+        said = "".join(part.text for part in answer.parts if isinstance(part, Text))
+        bad = "bad" in said or answer.finish is FinishReason.CONTENT_FILTER
+        return GateFailure(demands.held_by[0], "was bad") if bad else None
+
+
 class Play:
     """A cascade, its clock and everything it has ordered so far."""
 
     def __init__(self, catalog: Catalog, request: Request) -> None:
-        self.cascade = Cascade(catalog, request, "t")
+        self.cascade = Cascade(catalog, request, "t", Picky())
         self.now = T0
         self.log: list[Command] = []
         self.reserved_at: list[int] = []

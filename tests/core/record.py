@@ -17,6 +17,7 @@ from escalade_server.core.commands import (
     Command,
     Deliver,
     End,
+    Queue,
     Reserve,
     SetBench,
     Settle,
@@ -80,6 +81,8 @@ def in_words(order: Command) -> str:
             return f"bench {key} until +{bench.until_ms - T0} ms: {bench.cls.value}"
         case Announce(fact):
             return f"announce {_fact(fact)}"
+        case Queue(waiting):
+            return f"queue, {_fact(waiting)}"
         case End(outcome, tally):
             what = "finished" if isinstance(outcome, Finished) else outcome.reason.value
             counted = f", {tally}" if tally else ""

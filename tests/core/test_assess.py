@@ -2,12 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from escalade_server.core.catalog import Catalog, Comparison, ComplexityTrigger, Scoring, TaskType
+from escalade_server.core.catalog import Catalog, Scoring, TaskType
 from escalade_server.core.complexity import UNITS_PER_POINT
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.rules import OnComplexity, Rules
 from escalade_server.core.task import Constraints, Task
 from escalade_server.core.trace import Clamp
+from escalade_server.core.triggers import Comparison, ComplexityTrigger
 from tests.core.builders import TYPES, catalog, model, request, three_layers
 from tests.core.parts import look
 

@@ -2,12 +2,6 @@
 
 import pytest
 
-from escalade_server.core.catalog import (
-    Comparison,
-    ComplexityTrigger,
-    Condition,
-    LayerTrigger,
-)
 from escalade_server.core.commands import (
     CallModel,
     CancelCall,
@@ -43,6 +37,7 @@ from escalade_server.core.task import (
     Task,
     Usage,
 )
+from escalade_server.core.triggers import Comparison, ComplexityTrigger, Condition, LayerTrigger
 from tests.core.builders import DAY, T0, catalog, model, per_day, request, three_layers
 from tests.core.play import FREE_FULL, Play, begun, calling, full
 

@@ -34,7 +34,7 @@ from escalade_server.core.events import (
     StreamEnded,
     TextDelta,
 )
-from escalade_server.core.facts import Escalated, Finished, Retracted, Selected
+from escalade_server.core.facts import ErrorReason, Escalated, Failed, Finished, Retracted, Selected
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.rules import OnOutage, OnRateLimit, OnTargetExhausted, Rules
 from escalade_server.core.standing import (
@@ -89,6 +89,7 @@ rules_of_strategies = st.builds(
     on_outage=st.sampled_from(OnOutage),
     on_target_exhausted=st.sampled_from(OnTargetExhausted),
 )
+NO_TASK = (ErrorReason.ALREADY_ANSWERED, ErrorReason.REQUEST_INVALID)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -251,6 +252,20 @@ class AnyOrder(RuleBasedStateMachine):
         assert all(times == 1 for times in self.settled.values())
         if self.play.cascade.closed:
             assert set(self.settled) == set(self.granted)
+
+    @invariant()
+    def a_task_is_counted_once(self) -> None:
+        rode = [c.tally for c in self.play.log if isinstance(c, Settle | End) and c.tally]
+        assert len(rode) <= 1
+        outcome = self.play.outcome
+        repeated = isinstance(outcome, Failed) and outcome.reason in NO_TASK
+        if outcome is not None and not repeated:
+            assert len(rode) == 1
+            if isinstance(outcome, Finished):
+                model = outcome.report.answered
+                assert model is not None
+                assert (rode[0].layer, rode[0].model) == (model.layer, model.key)
+                assert len(rode[0].escalations) == len(outcome.report.layer_path) - 1
 
     @invariant()
     def nothing_begins_after_the_deadline(self) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from escalade_server.core import complexity
-from escalade_server.core.catalog import Comparison, ComplexityTrigger, Scoring
+from escalade_server.core.catalog import Scoring
 from escalade_server.core.complexity import UNITS_PER_MICRO, UNITS_PER_POINT, Score, Traits
 from escalade_server.core.task import (
     FormatKind,
@@ -22,6 +22,7 @@ from escalade_server.core.task import (
     ToolCall,
     ToolResult,
 )
+from escalade_server.core.triggers import Comparison, ComplexityTrigger
 from tests.core.builders import T0, three_layers
 
 DEFAULT = Scoring()

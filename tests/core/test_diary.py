@@ -35,7 +35,7 @@ def test_an_attempt_is_booked_and_owed_until_it_is_durable() -> None:
 
     assert order == booking.order(attempt, T0)
     assert pages.attempts == [booking.record(attempt, AttemptStatus.FAILED, T0, failure)]
-    assert pages.unsettled == {3}
+    assert pages.unsettled == [3]
 
 
 def test_r27_a_callers_own_id_is_told_the_figures_of_all_attempts() -> None:

@@ -6,13 +6,9 @@ from escalade_server.core.absence import Absence, AbsenceKind
 from escalade_server.core.catalog import (
     Billing,
     Catalog,
-    Comparison,
-    ComplexityTrigger,
-    Condition,
     Counter,
     CounterScope,
     DataPolicy,
-    LayerTrigger,
     Model,
     Period,
     Unit,
@@ -36,6 +32,7 @@ from escalade_server.core.standing import (
 )
 from escalade_server.core.survey import Survey, condition_holds, trigger_holds
 from escalade_server.core.task import Constraints, DataDemand, Feature, Task, Tool
+from escalade_server.core.triggers import Comparison, ComplexityTrigger, Condition, LayerTrigger
 from tests.core.builders import DAY, T0, cap, catalog, model, per_day, request, three_layers
 from tests.core.parts import need, one_layer, skip, view
 

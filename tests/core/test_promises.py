@@ -11,11 +11,9 @@ from escalade_server.core.catalog import (
     Agent,
     Billing,
     Catalog,
-    Condition,
     Counter,
     CounterScope,
     DataPolicy,
-    LayerTrigger,
     Model,
     Period,
     Unit,
@@ -35,6 +33,7 @@ from escalade_server.core.rules import OnComplexity, OnOutage, OnRateLimit, OnTa
 from escalade_server.core.standing import Balance, Bench, Circuit, CircuitState, Denial, Standing
 from escalade_server.core.task import Constraints, DataDemand, FinishReason, Request, Task, Usage
 from escalade_server.core.trace import AttemptStatus
+from escalade_server.core.triggers import Condition, LayerTrigger
 from tests.core.builders import DAY, T0, catalog, model, request
 from tests.core.parts import diary, need
 from tests.core.play import Play

@@ -2,22 +2,13 @@ from dataclasses import replace
 
 import pytest
 
-from escalade_server.core.catalog import (
-    Billing,
-    Catalog,
-    Comparison,
-    ComplexityTrigger,
-    Condition,
-    DataPolicy,
-    LayerTrigger,
-    Scoring,
-    TaskType,
-)
+from escalade_server.core.catalog import Billing, Catalog, DataPolicy, Scoring, TaskType
 from escalade_server.core.complexity import UNITS_PER_MICRO
 from escalade_server.core.rules import OnComplexity, Rules
 from escalade_server.core.start import admits, capability_start, jump_target, start
 from escalade_server.core.task import Constraints, DataDemand, Task
 from escalade_server.core.trace import Clamp
+from escalade_server.core.triggers import Comparison, ComplexityTrigger, Condition, LayerTrigger
 from tests.core.builders import OTHER, TYPES, catalog, model, request, three_layers
 from tests.core.parts import need
 

@@ -3,14 +3,7 @@ from dataclasses import replace
 import pytest
 
 from escalade_server.core import walk
-from escalade_server.core.catalog import (
-    Billing,
-    Catalog,
-    Comparison,
-    ComplexityTrigger,
-    Condition,
-    LayerTrigger,
-)
+from escalade_server.core.catalog import Billing, Catalog
 from escalade_server.core.experience import Experience
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.failure import FailureClass
@@ -28,6 +21,7 @@ from escalade_server.core.standing import (
     VerdictClass,
 )
 from escalade_server.core.task import Constraints, Request, Task
+from escalade_server.core.triggers import Comparison, ComplexityTrigger, Condition, LayerTrigger
 from escalade_server.core.walk import (
     CAUSE_REASON,
     FAILURE_REASON,

@@ -89,7 +89,7 @@ async def test_a_task_that_fails_says_when_to_come_back(tmp_path: Path) -> None:
         arguments = ("complete", "--target", made.target, "--whole", "--task-type", "parse", "Go.")
         code, _, err = await command(*arguments)
         assert code == 0, err
-        code, out, err = await command(*arguments)
+        code, out, err = await command(*arguments, "--no-wait")
         assert code == 4
         assert "RATE_LIMITED" in err
         assert "Try again at" in err

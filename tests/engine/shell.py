@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 
+from escalade_server.checks.gates import AnswerGates
 from escalade_server.core import ledger
 from escalade_server.core.catalog import Catalog, Counter, Model
 from escalade_server.core.commands import CallModel, Candidate, Reserve, SetBench, Settle
@@ -19,6 +20,7 @@ from escalade_server.core.events import (
 from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.standing import Balance, Bench, Standing
+from escalade_server.core.tally import Tally
 from escalade_server.core.task import Basis, FinishReason, Request, Usage
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.ports import (
@@ -73,12 +75,15 @@ class FakeStore:
         self.candidates: dict[str, Candidate] = {}
         self.orders: dict[str, Reserve] = {}
         self.settles: list[Settle] = []
+        self.tallies: list[Tally] = []
         self.repeated: Repeated | None = None
         """While set, every request id is answered so."""
         self.hanging: asyncio.Future[None] | None = None
         """While set, no call is served."""
 
     async def open(self, counters: Sequence[Counter]) -> None: ...
+
+    async def adopt(self, counters: Sequence[Counter], marks: object = None) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -128,6 +133,9 @@ class FakeStore:
             row = self.balances[counter.key]
             self.balances[counter.key] = ledger.settle(row, held[at], used[at])
         self.settles.append(order)
+
+    async def tally(self, order: Tally, now_ms: int) -> None:
+        self.tallies.append(order)
 
     async def find(self, reservation_id: str) -> Kept | None:
         await self._serve()
@@ -251,6 +259,7 @@ class World:
         self.engine = Engine(
             catalog=catalog, store=self.store, providers=self.providers, clock=LoopClock(),
             entropy=Serial(), observer=self.observer, classifier=FakeClassifier(),
+            checker=AnswerGates(),
         )  # fmt: skip
 
     def start(self, request: Request, *, leaves_at: int = 0) -> FakeCaller:

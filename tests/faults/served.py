@@ -63,8 +63,15 @@ class Served:
         clock._line = (origin, base + ahead_ns, ppm, steer_at)
 
     async def ask(self, text: str = "Parse this.", **fields: Any) -> Told:
-        """Make one call of ``Complete`` and hear it to its end."""
-        return await listen(self.router.Complete(ask(text, **fields)))
+        """Make one call of ``Complete`` and hear it to its end.
+
+        It does not wait for capacity, unless it ``waits`` or has an id: then it is as it is said.
+        """
+        waits = fields.pop("waits", "request_id" in fields)
+        request = ask(text, **fields)
+        if not waits:
+            request.constraints.may_wait = False
+        return await listen(self.router.Complete(request))
 
     async def status(self) -> GetStatusResponse:
         stub: operations_service_pb2_grpc.OperationsServiceAsyncStub = (

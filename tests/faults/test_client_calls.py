@@ -79,10 +79,10 @@ async def test_without_a_deadline_the_budget_of_work_ends_a_task(
 
 
 @pytest.mark.fault("C1", "C11")
-async def test_two_thousand_tasks_that_could_wait_are_refused_at_once_and_leave_nothing(
+async def test_two_thousand_tasks_that_may_not_wait_are_refused_at_once_and_leave_nothing(
     tmp_path: Path,
 ) -> None:
-    """Nothing waits yet: the cap of waiters comes with waiting; until then each is told when."""
+    """Each is told when; what those leave who wait is in ``test_waits``."""
     closed = ModelScript(price=PRICE, faults=(Fault(kind=K.DAY_LIMIT),))
     async with served(tmp_path, strategy(work="600s"), ready(closed)) as w:
         first = await w.ask()
@@ -99,12 +99,10 @@ async def test_two_thousand_tasks_that_could_wait_are_refused_at_once_and_leave_
                     at_ms = w.now_ms + delay.ToMilliseconds()
                     assert at_ms == pytest.approx(until_ms, abs=60_000)
                     assert int(each.trailers["grpc-retry-pushback-ms"]) > 0
-        asked = await w.ask(constraints=e.Constraints(may_wait=True))
         running, calls, held = engine.running, w.calls(), w.held()
     assert first.reason == "RATE_LIMITED"
     assert (running, calls, held) == (0, {"mini": 1}, 0)
     assert grown.most < 60
-    assert asked.code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 # ------------------------------------------------------------------------- C2: no time left

@@ -19,7 +19,7 @@ import pytest
 from escalade_server import bootstrap
 from escalade_server.bootstrap import Options, StartError
 from escalade_server.provider_simulator import ModelScript
-from escalade_server.stores import schema, sqlite
+from escalade_server.stores import file, schema
 from tests.api.world import Told
 from tests.e2e.world import COMMAND, START_S
 from tests.faults.served import PRICE, Served, served
@@ -207,7 +207,7 @@ async def test_without_a_journal_a_settlement_waits_in_memory_and_it_is_said(
 async def test_s1_a_busy_ledger_is_waited_for_and_then_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_MS", 300)
+    monkeypatch.setattr(file, "BUSY_MS", 300)
     async with served(tmp_path, PAID, GPT) as made:
         async with busy(tmp_path):
             began = time.monotonic()

@@ -22,7 +22,8 @@ from escalade_server.core.window import Window
 from escalade_server.engine.calendar import Calendar
 from escalade_server.provider_simulator import Fault, FaultKind, ModelScript
 from escalade_server.stores import sqlite
-from escalade_server.stores.books import Books, State
+from escalade_server.stores.books import Books
+from escalade_server.stores.rows import State
 from escalade_server.stores.sqlite import SqliteStore
 from tests.api.world import Told
 from tests.core.builders import request, three_layers
@@ -64,8 +65,9 @@ class FaultyBooks(Books):
         connection: apsw.Connection,
         calendar: Callable[[catalog.Counter, int], Window],
         now_ms: int,
+        zone: str = "UTC",
     ) -> None:
-        super().__init__(connection, calendar, now_ms)
+        super().__init__(connection, calendar, now_ms, zone)
         self.fate = fate
 
     def begin(self, ids: Iterable[str], requests: Iterable[tuple[str, str]] = ()) -> None:

@@ -243,6 +243,25 @@ async def test_tool_calls_are_put_together_and_never_mended(tmp_path: Path, name
             answer.tool_calls[0].arguments()
 
 
+@pytest.mark.fault("U27")
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_gate_may_ask_for_tool_calls_that_are_valid(tmp_path: Path, name: str) -> None:
+    """What fails it stands in as it came: no gate mends anything, either (R21)."""
+    pieces, expected = CALLS[name]
+    play = streams(*pieces, choice(finish="tool_calls"), usage(), DONE)
+    demands = escalade.QualityDemands(
+        gates=["tool_call_invalid"], max_escalations=0, on_unmet="deliver"
+    )
+    async with upstream(tmp_path, play) as world:
+        tools = [escalade.Tool("f"), escalade.Tool("g")]
+        answer = await world.complete(tools=tools, quality=demands)
+
+    assert [(c.id, c.name, c.arguments_json) for c in answer.tool_calls] == expected
+    poor = name in {"interleaved", "never mended"}  # lists, and half an object
+    assert answer.quality == ("UNMET" if poor else "MET")
+    assert [a.gate for a in answer.attempts] == ["TOOL_CALL_INVALID" if poor else ""]
+
+
 # --------------------------------------------------------------------------- another model (U30)
 
 

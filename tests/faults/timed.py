@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from escalade_server.bootstrap.state import counters_of
+from escalade_server.checks.gates import AnswerGates
 from escalade_server.core.catalog import Model
 from escalade_server.core.commands import CallModel
 from escalade_server.core.events import ChunkArrived, Finish, TextDelta
@@ -141,6 +142,7 @@ async def timed(
     engine = Engine(
         catalog=loaded.catalog, store=store, providers=provider, clock=hands.clock,
         entropy=Serial(), observer=FakeObserver(), classifier=FakeClassifier(),
+        checker=AnswerGates(),
     )  # fmt: skip
     try:
         yield Timed(loaded, hands, store, engine, provider)

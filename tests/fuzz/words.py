@@ -7,9 +7,9 @@ from decimal import Decimal
 from email.utils import format_datetime
 from fractions import Fraction
 
-from escalade_server.core.catalog import ComplexityTrigger, LayerTrigger
 from escalade_server.core.money import CAP_NANOS_MAX, NANOS_PER_USD
 from escalade_server.core.task import MICRO
+from escalade_server.core.triggers import ComplexityTrigger, LayerTrigger
 from escalade_server.providers import resets
 from escalade_server.strategy import parse, yaml_nodes
 from escalade_server.strategy.errors import StrategyErrors

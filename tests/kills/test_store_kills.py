@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from escalade_server.engine.calendar import Calendar
-from escalade_server.stores.books import State
+from escalade_server.stores.rows import State
 from escalade_server.stores.spill import Spill
 from escalade_server.stores.sqlite import SPILL, SqliteStore
 from tests.kills import victim

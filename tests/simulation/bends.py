@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from escalade_server.core import breaker, ledger, need, policy
+from escalade_server.core import breaker, ledger, need, policy, waits
 from escalade_server.core.attempt import Live, Over
 from escalade_server.core.breaker import Breaker
 from escalade_server.core.calling import Calling
 from escalade_server.core.commands import Announce, Command, Deliver, End, Settle
-from escalade_server.core.events import TextDelta
+from escalade_server.core.events import ChunkArrived, Delta, TextDelta
 from escalade_server.core.facts import Escalated, Failed, Retracted
 from escalade_server.core.failure import Failure
 from escalade_server.core.ledger import Amounts
@@ -164,15 +164,29 @@ def leak_on_cancel(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Calling, "drop", forget)
 
 
+def gates_leak(patch: pytest.MonkeyPatch) -> None:
+    take = Live.take
+
+    def leaky(self: Live, chunk: ChunkArrived, now_ms: int) -> tuple[Delta, ...]:
+        told = take(self, chunk, now_ms)
+        return told if self.demands is None else self.held()
+
+    patch.setattr(Live, "take", leaky)
+
+
 def late_news_accepted(patch: pytest.MonkeyPatch) -> None:
     end = Calling._end
 
-    def gullible(self: Calling, live: Live, failure: Failure | None) -> Over:
-        over = end(self, live, failure)
+    def gullible(self: Calling, live: Live, failure: Failure | None, out: list[Command]) -> Over:
+        over = end(self, live, failure, out)
         self.live = live
         return over
 
     patch.setattr(Calling, "_end", gullible)
+
+
+def waits_unasked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(waits, "allowed", lambda rules, request, walk: True)
 
 
 def breaker_never_closes(patch: pytest.MonkeyPatch) -> None:

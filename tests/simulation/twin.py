@@ -24,6 +24,7 @@ from escalade_server.core.events import (
 )
 from escalade_server.core.facts import Fact, Outcome, Selected
 from escalade_server.core.standing import Standing
+from escalade_server.core.tally import Tally
 from escalade_server.core.task import Delivery, Request
 from escalade_server.engine import run
 from escalade_server.engine.calendar import Calendar
@@ -31,6 +32,7 @@ from escalade_server.engine.engine import Engine
 from escalade_server.engine.ports import Kept, Provider, ProviderFailure, Spend, StoreError
 from escalade_server.engine.repeats import Over
 from escalade_server.simulation.books import Books
+from escalade_server.simulation.gates import Judge
 from escalade_server.simulation.script import Fault, Now, Word
 from escalade_server.simulation.store import AGAIN_US, ERROR
 from escalade_server.simulation.worlds import World
@@ -55,6 +57,14 @@ class Clock:
 
     def now_ms(self) -> int:
         return self.now().ms
+
+
+class TwinChecker(Judge):
+    """The judge of the world."""
+
+    def refusal(self, request: Request) -> str:
+        del request
+        return ""
 
 
 class Keeper(Protocol):
@@ -101,7 +111,11 @@ class TwinStore:
 
     async def open(self, counters: Sequence[Counter]) -> None: ...
 
+    async def adopt(self, counters: Sequence[Counter], marks: object = None) -> None: ...
+
     async def close(self) -> None: ...
+
+    async def tally(self, order: Tally, now_ms: int) -> None: ...
 
     async def find(self, reservation_id: str) -> Kept | None: ...
 
@@ -228,7 +242,8 @@ async def play(world: World, patch: pytest.MonkeyPatch, *, sqlite: bool = False)
     engine = Engine(
         catalog=world.catalog, store=TwinStore(world, clock, keeper),
         providers=TwinProviders(world, clock), clock=clock, entropy=Serial(),
-        observer=FakeObserver(), classifier=FakeClassifier(), mistakes=_raised,
+        observer=FakeObserver(), classifier=FakeClassifier(),
+        checker=TwinChecker(world.seed), mistakes=_raised,
     )  # fmt: skip
 
     def start(request: Request, leaves_after_us: int | None) -> None:

@@ -14,24 +14,33 @@ from escalade_server.core.task import Basis, Usage
 from escalade_server.core.trace import Figures
 from escalade_server.engine.ports import Booking, Store
 from escalade_server.stores.schema import MIGRATIONS, migrate
-from tests.stores.world import NOW_MS, State, candidate, counter, rows, settle
+from tests.stores.world import (
+    KEEPING,
+    NOW_MS,
+    State,
+    candidate,
+    counter,
+    rows,
+    settle,
+    state_in,
+)
 
 DAILY = counter("daily", 999)
 FIGURES = Figures(Usage(12, 34, 5, 6, 7), 8_000, 7_000, NOW_MS - 50, NOW_MS)
 KEY = "p/a/m0"
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=[*KEEPING, "memory"])
 async def state(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
-    state = State(tmp_path / "state.db" if request.param == "sqlite" else None)
+    state = state_in(request, tmp_path)
     yield state
     await state.close()
 
 
-@pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[State]:
+@pytest.fixture(params=KEEPING)
+async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
     """A state that outlives the store."""
-    state = State(tmp_path / "state.db")
+    state = state_in(request, tmp_path)
     yield state
     await state.close()
 
@@ -88,6 +97,23 @@ async def test_an_id_without_an_answer_may_run_again(state: State) -> None:
     await store.settle(answered("t2"), NOW_MS)
     assert state.figures(store, DAILY) == [(2, 0)]
     assert isinstance(await store.reserve(claim("t3"), NOW_MS), Repeated)
+
+
+async def test_r21_an_answer_that_stands_in_marks_its_id_and_books_nothing_more(
+    kept: State,
+) -> None:
+    """It was settled as rejected; later it is all that there is, also after a restart."""
+    store = await kept.open(DAILY)
+    await store.reserve(claim("t.1"), NOW_MS)
+    await store.settle(settle("t.1"), NOW_MS)
+    booked = kept.figures(store, DAILY)
+    await store.settle(answered("t.1"), NOW_MS)
+    assert kept.figures(store, DAILY) == booked
+    assert isinstance(await store.reserve(claim("t2"), NOW_MS), Repeated)
+    await store.close()
+    again = await kept.open(DAILY)
+    assert await again.reserve(claim("t3"), NOW_MS) == Repeated(1, KEY, FIGURES)
+    assert kept.figures(again, DAILY) == booked
 
 
 async def test_attempts_of_one_task_share_their_id(state: State) -> None:
@@ -149,7 +175,6 @@ async def test_many_at_once_in_one_batch(state: State) -> None:
 
 @pytest.mark.fault("X3")
 async def test_a_dead_owner_leaves_its_answers_and_frees_the_rest(kept: State) -> None:
-    assert kept.path is not None
     store = await kept.open(DAILY)
     await answer(store, "t1", request_id="done")
     await store.reserve(claim("t2", "flying"), NOW_MS)
@@ -161,14 +186,17 @@ async def test_a_dead_owner_leaves_its_answers_and_frees_the_rest(kept: State) -
     assert other == Repeated(1)
     await store.settle(answered("t4"), NOW_MS)
     await store.close()
+    if kept.path is None:
+        return
     # Both runs are listed under the one id, the first booked in full.
     listed = "SELECT id, used_requests, figures <> '' FROM reservations WHERE request_id = ?"
     assert rows(kept.path, listed, "flying") == [("t2", 1, 0), ("t4", 1, 1)]
 
 
 @pytest.mark.fault("S5")
-async def test_a_file_of_before_is_brought_forward(kept: State) -> None:
+async def test_a_file_of_before_is_brought_forward(tmp_path: Path) -> None:
     """Its reservations claim nothing; they are booked and found as ever."""
+    kept = State(tmp_path / "state.db")
     assert kept.path is not None
     connection = apsw.Connection(str(kept.path))
     migrate(connection, MIGRATIONS[:1])

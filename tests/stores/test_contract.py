@@ -15,7 +15,17 @@ from escalade_server.core.money import CAP_NANOS_MAX
 from escalade_server.core.standing import Bench
 from escalade_server.core.task import Basis
 from escalade_server.engine.ports import StoreError
-from tests.stores.world import NOW_MS, USD, State, candidate, counter, reserve, settle
+from tests.stores.world import (
+    KEEPING,
+    NOW_MS,
+    USD,
+    State,
+    candidate,
+    counter,
+    reserve,
+    settle,
+    state_in,
+)
 
 MINUTE_MS = 60_000
 
@@ -24,17 +34,17 @@ def ms(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1_000)
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=[*KEEPING, "memory"])
 async def state(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
-    state = State(tmp_path / "state.db" if request.param == "sqlite" else None)
+    state = state_in(request, tmp_path)
     yield state
     await state.close()
 
 
-@pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[State]:
+@pytest.fixture(params=KEEPING)
+async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
     """A state that outlives the store."""
-    state = State(tmp_path / "state.db")
+    state = state_in(request, tmp_path)
     yield state
     await state.close()
 
@@ -338,6 +348,12 @@ async def test_of_two_cooldowns_the_later_end_wins(kept: State) -> None:
     await store.close()
     store = await kept.open()
     assert store.standing(NOW_MS).benches == {"m": far, "p": far, "a": never}
+    await store.bench(SetBench("p", Bench(0, FailureClass.AUTH, "")), NOW_MS)
+    await store.bench(SetBench("unknown", Bench(0, FailureClass.AUTH, "")), NOW_MS)
+    assert store.standing(NOW_MS).benches == {"m": far, "a": never}
+    await store.close()
+    store = await kept.open()
+    assert store.standing(NOW_MS).benches == {"m": far, "a": never}
     await store.close()
     kept.clock.at_ms += 9
     store = await kept.open()
@@ -430,3 +446,30 @@ async def test_a_denied_id_may_be_taken_later(state: State) -> None:
     assert isinstance(await store.reserve(order, NOW_MS), ReservationDenied)
     await store.settle(settle(first, 0, 0, 0), NOW_MS)
     assert isinstance(await store.reserve(order, NOW_MS), Reserved)
+
+
+@pytest.mark.fault("S14")
+async def test_the_largest_cap_is_counted_to_the_last_unit(state: State) -> None:
+    """Just below 2^53, where a store that compares in floating point is still exact."""
+    cap = counter("cap", CAP_NANOS_MAX, Unit.NANOS, Period.MONTH)
+    store = await state.open(cap)
+    most = await state.take(store, candidate(cap, nanos=CAP_NANOS_MAX - 2))
+    one = await state.take(store, candidate(cap, nanos=1))
+    denied = await state.refusal(store, candidate(cap, nanos=2))
+    assert denied.denials[0].held_only
+    await store.settle(settle(most, nanos=CAP_NANOS_MAX - 1), NOW_MS)
+    await store.settle(settle(one, nanos=1), NOW_MS)
+    assert state.figures(store, cap) == [(CAP_NANOS_MAX, 0)]
+    await state.refusal(store, candidate(cap, nanos=1))
+
+
+async def test_the_same_id_with_other_candidates_answers_as_before(state: State) -> None:
+    full, daily, other = counter("full", 0), counter("daily", 5), counter("other", 5)
+    store = await state.open(full, daily, other)
+    await store.reserve(
+        reserve("same", candidate(full, position=3), candidate(daily, position=8)), NOW_MS
+    )
+    again = await store.reserve(reserve("same", candidate(other, position=1)), NOW_MS)
+    assert isinstance(again, Reserved)
+    assert again.position == 8
+    assert state.figures(store, daily, other) == [(0, 1), (0, 0)]

@@ -59,7 +59,7 @@ def figures(store: SqliteStore) -> list[tuple[int, int]]:
 async def test_s1_a_busy_file_refuses_and_recovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("escalade_server.stores.sqlite.BUSY_MS", 20)
+    monkeypatch.setattr("escalade_server.stores.file.BUSY_MS", 20)
     store = SqliteStore(tmp_path / "s.db", HandClock(), Calendar())
     await store.open([DAILY, MONEY])
     await held(store, "before")

@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,6 +26,7 @@ from escalade_server.core.catalog import Counter, Period, Unit
 from escalade_server.core.events import Reserved
 from escalade_server.core.task import Basis
 from escalade_server.engine.ports import Store
+from tests.stores.servers import Server
 from tests.stores.world import HandClock, State, audit, candidate, counter, reserve, settle
 
 T = TypeVar("T")
@@ -225,11 +227,32 @@ class StoreMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
+class RedisMachine(StoreMachine):
+    """The same over Redis."""
+
+    url: ClassVar = ""
+
+    async def open(self) -> Store:
+        return await State(None, self.clock, url=self.url, name=str(self.path)).open(*COUNTERS)
+
+    def teardown(self) -> None:
+        self.wait(self.store.close())
+        self.runner.close()
+        self.folder.cleanup()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _redis_of_the_machine(redis: Server) -> None:
+    RedisMachine.url = redis.url
+
+
 profile = settings()
-StoreMachine.TestCase.settings = settings(
-    profile,
-    max_examples=profile.max_examples // 2,
-    stateful_step_count=30,
-    deadline=None,
-)
+for machine, share in ((StoreMachine, 2), (RedisMachine, 4)):
+    machine.TestCase.settings = settings(
+        profile,
+        max_examples=profile.max_examples // share,
+        stateful_step_count=30,
+        deadline=None,
+    )
 TestStore = StoreMachine.TestCase
+TestRedisStore = RedisMachine.TestCase

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import apsw
+import pytest
 
 from escalade_server.core.catalog import Billing, Counter, CounterScope, Model, Period, Unit
 from escalade_server.core.commands import Candidate, Reserve, Settle
@@ -14,10 +15,15 @@ from escalade_server.core.money import Price
 from escalade_server.core.task import Basis
 from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.ports import Store
+from escalade_server.stores.redis import RedisStore
+from escalade_server.stores.redis_link import place_of
 from escalade_server.stores.sqlite import SqliteStore
+from tests.stores.servers import Server
 
 NOW_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
 USD = 1_000_000_000
+PATIENT_S = 20.0
+"""A deadline that a busy machine keeps."""
 numbers = count()
 
 
@@ -73,9 +79,19 @@ class State:
     path: Path | None
     clock: HandClock = field(default_factory=HandClock)
     open_stores: list[Store] = field(default_factory=list)
+    url: str = ""
+    """Of a Redis; each state is a ledger of its own there."""
+    name: str = field(default_factory=lambda: f"ledger-{next(numbers)}")
 
     async def open(self, *counters: Counter) -> Store:
-        store = SqliteStore(self.path, self.clock, Calendar())
+        store: Store
+        if self.url:
+            place = place_of(f"{self.url}?name={self.name}")
+            store = RedisStore(
+                place, self.clock, Calendar(), deadline_s=PATIENT_S, store_clock=self.clock
+            )
+        else:
+            store = SqliteStore(self.path, self.clock, Calendar())
         await store.open(counters)
         self.open_stores.append(store)
         return store
@@ -140,7 +156,35 @@ def _audit(ask: Callable[[str], list[tuple[object, ...]]]) -> None:
     for counter_id, starts, booked, open_ in windows_now:
         key = (int(str(counter_id)), int(str(starts)))
         assert (booked, open_) == (spent.get(key, 0), held.get(key, 0)), key
+    assert _sums(ask, BY_DAY) == _sums(ask, BY_RESERVATION)
+
+
+BY_RESERVATION = """
+SELECT day, layer, model, agent, task_type, sum(used_requests), sum(used_tokens), sum(used_nanos)
+FROM reservations WHERE state IN (2, 3) AND layer <> '' GROUP BY 1, 2, 3, 4, 5
+"""
+BY_DAY = """
+SELECT day, layer, model, agent, task_type, requests,
+  input_tokens + output_tokens + assumed_tokens, list_nanos FROM usage
+"""
+
+
+def _sums(ask: Callable[[str], list[tuple[object, ...]]], sql: str) -> list[tuple[object, ...]]:
+    """What is reported must be what is booked."""
+    return sorted((row for row in ask(sql) if any(row[5:])), key=str)
 
 
 def _pairs(found: Iterable[tuple[object, ...]]) -> Iterable[tuple[int, str]]:
     return ((int(str(id_)), str(unit)) for id_, unit in found)
+
+
+KEEPING = ("sqlite", "redis", "valkey")
+"""Where a state outlives the store."""
+
+
+def state_in(request: pytest.FixtureRequest, folder: Path) -> State:
+    """Make the state that a fixture's parameter names."""
+    if request.param in {"redis", "valkey"}:
+        server: Server = request.getfixturevalue(request.param)
+        return State(None, url=server.url)
+    return State(folder / "state.db" if request.param == "sqlite" else None)

@@ -265,9 +265,9 @@ def test_the_key_of_one_account_missing_leaves_the_others(tmp_path: Path) -> Non
     assert found.endpoints["openai", "work"].missing == "set WORK"
     notices = [(n.line, n.sentence) for n in found.notices if n.code == "NO_KEY"]
     assert notices == [(20, "openai (work) has no usable key: set WORK.")]
-    assert [key.key for key in found.not_yet_in_effect if "accounts" in key.key] == [
-        "providers.openai.accounts.spare.concurrency"
-    ]
+    assert [model.pace.concurrency for model in found.catalog.models] == [
+        (), (("openai/spare", 3),),
+    ] * 2  # fmt: skip
     assert "key-from-file" not in repr(found)
 
 

@@ -87,6 +87,7 @@ CASES = [
         "promises",
     ),
     (GOOD + "  monitoring: {track_token_usage: 'yes'}\n", 20, "track_token_usage", "true, false"),
+    (GOOD + "reporting: {zone: Europe/Berlim}\n", 20, "zone", "Europe/Berlin"),
     (
         GOOD + "  monitoring: {alert_at_budget_percent: [80, 120]}\n",
         20,

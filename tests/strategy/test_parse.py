@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from escalade_server.core.catalog import (
-    Comparison,
-    ComplexityTrigger,
-    Condition,
-    LayerTrigger,
-    Period,
-    Unit,
-)
+from escalade_server.core.catalog import Period, Unit
 from escalade_server.core.money import CAP_NANOS_MAX, NANOS_PER_USD
+from escalade_server.core.triggers import Comparison, ComplexityTrigger, Condition, LayerTrigger
 from escalade_server.strategy import parse
 from escalade_server.strategy.parse import ValueParseError
 

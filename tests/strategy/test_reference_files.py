@@ -5,16 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from escalade_server.core.absence import AbsenceKind
-from escalade_server.core.catalog import (
-    Billing,
-    Comparison,
-    ComplexityTrigger,
-    Condition,
-    DataPolicy,
-    LayerTrigger,
-    Model,
-    Scoring,
-)
+from escalade_server.core.catalog import Billing, DataPolicy, Model, Scoring
 from escalade_server.core.rules import (
     OnAllExhausted,
     OnBudgetAlert,
@@ -23,6 +14,7 @@ from escalade_server.core.rules import (
     OnRateLimit,
     Rules,
 )
+from escalade_server.core.triggers import Comparison, ComplexityTrigger, Condition, LayerTrigger
 from escalade_server.strategy.load import load
 from tests.strategy.strategies import FILES, KEYS, TODAY, reference
 
@@ -179,7 +171,7 @@ def test_r4_scoring_and_threshold() -> None:
 def test_r7_rules_are_the_defaults_that_both_files_state(version: int) -> None:
     rules = reference(version).catalog.rules
 
-    assert rules == Rules()
+    assert rules == Rules(daily_report=version == 2)
     assert rules.on_rate_limit is OnRateLimit.NEXT_LAYER
     assert rules.on_complexity is OnComplexity.JUMP
     assert rules.on_all_exhausted is OnAllExhausted.NOTIFY_AND_WAIT
@@ -195,6 +187,15 @@ def test_r15_the_baseline_is_the_dearest_model_of_the_last_layer(version: int) -
     assert baseline is not None
     assert baseline.key == GPT_4O
     assert (baseline.price.input_picos, baseline.price.output_picos) == (2_500_000, 10_000_000)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_r15_reports_compare_with_the_dearest_model_of_each_layer(version: int) -> None:
+    catalog = reference(version).catalog
+
+    assert catalog.baselines[0] is catalog.baseline
+    assert {model.layer for model in catalog.baselines} == {layer.name for layer in catalog.layers}
+    assert not any(model.price.is_zero for model in catalog.baselines)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -229,15 +230,7 @@ def test_r34_retired_models_are_reported_with_their_successors() -> None:
 def test_keys_without_effect_are_listed() -> None:
     listed = {v: [(n.key, n.line) for n in reference(v).not_yet_in_effect] for v in (1, 2)}
 
-    assert listed[1] == [
-        ("fallback_strategy.escalation_logic.budget_alert", 54),
-        ("fallback_strategy.failure_handling.on_all_layers_exhausted", 0),
-    ]
-    assert listed[2] == [
-        ("fallback_strategy.failure_handling.on_all_layers_exhausted", 57),
-        ("fallback_strategy.monitoring.alert_at_budget_80_percent", 63),
-        ("fallback_strategy.monitoring.daily_usage_report", 64),
-    ]
+    assert listed == {1: [], 2: []}
 
 
 def test_dialects_that_are_not_built_and_missing_keys_make_models_absent() -> None:

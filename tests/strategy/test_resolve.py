@@ -7,7 +7,6 @@ import pytest
 from escalade_server.core.catalog import (
     Billing,
     Catalog,
-    ComplexityTrigger,
     CounterScope,
     DataPolicy,
     Model,
@@ -24,6 +23,7 @@ from escalade_server.core.rules import (
     Rules,
 )
 from escalade_server.core.task import Feature
+from escalade_server.core.triggers import ComplexityTrigger
 from escalade_server.strategy.errors import StrategyErrors
 from tests.strategy.strategies import GOOD, changed, loaded, with_more
 
@@ -205,7 +205,8 @@ def test_every_rule_can_be_stated() -> None:
         "  failure_handling: {on_all_layers_exhausted: fail, on_provider_outage: next_layer,"
         " log_escalation_events: false, max_wait: 1h}\n"
         "  monitoring: {track_token_usage: false, alert_at_budget_percent: [50, 95],"
-        " alert_at_budget_80_percent: true}\n"
+        " alert_at_budget_80_percent: true, daily_usage_report: true}\n"
+        "reporting: {zone: Europe/Berlin}\n"
         "capability_matching: prefer\n"
         "attempts_max: 3\n"
         "output_tokens_default: 1000\n"
@@ -225,6 +226,8 @@ def test_every_rule_can_be_stated() -> None:
         alert_percents=(50, 80, 95),
         log_escalations=False,
         track_tokens=False,
+        daily_report=True,
+        report_zone="Europe/Berlin",
         attempts_max=3,
         output_tokens_default=1000,
         max_wait_ms=3_600_000,
@@ -358,15 +361,10 @@ def test_everything_else_that_is_accepted_is_listed_as_not_yet_in_effect() -> No
 
     listed = {entry.key.rpartition(".")[2]: entry.line for entry in loaded(text).not_yet_in_effect}
     assert listed == {
-        "reserved_for_complexity": 12,
-        "max_wait": 21,
-        "on_target_exhausted": 22,
-        "notifications": 24,
-        "quality": 25,
         "sessions": 26,
-        "concurrency": 28,
-        "timeouts": 28,
     }
+    openai = loaded(text).catalog.models[0].pace
+    assert (openai.concurrency, openai.idle_ms, openai.total_ms) == ((("openai", 3),), 1_000, None)
 
 
 def test_values_of_prices_are_exact() -> None:

@@ -20,13 +20,15 @@ from escalade_server.core.facts import (
     Retracted,
 )
 from escalade_server.core.failure import FailureClass
+from escalade_server.core.gates import Gate
 from escalade_server.core.task import Message, Request, Role, Task, Text, Usage
-from escalade_server.core.trace import Answer, Assessment, Report
+from escalade_server.core.trace import Answer, Assessment, AttemptStatus, Report
 from escalade_server.telemetry import names
 from escalade_server.telemetry.logs import LEVEL_OF, Format, Level, LogObserver, make_logger
 from escalade_server.telemetry.mistakes import LoggedMistakes
 from escalade_server.telemetry.observers import Observers
 from escalade_server.telemetry.sink import LineSink
+from tests.api.world import record
 
 SECRET = "the prompt nobody may read"
 REQUEST = Request(
@@ -173,6 +175,20 @@ def test_the_end_of_a_task_has_its_figures() -> None:
     assert {line["task_id"] for line in (finished, *failed)} == {"t1"}
     assert [line["level"] for line in failed] == ["warning", "info", "error"]
     assert [line["reason"] for line in failed] == ["rate_limited", "cancelled", "bug"]
+
+
+def test_r21_a_rejected_answer_is_a_line_with_its_gate_and_without_its_words() -> None:
+    log = Log()
+    poor = replace(
+        record(2), status=AttemptStatus.REJECTED, gate=Gate.INVALID_JSON, detail="was no JSON"
+    )
+    ending = FINISHED._replace(report=replace(REPORT, attempts=(poor,)), unmet=Gate.INVALID_JSON)
+    LogObserver(log.logger, "info").ended("t1", REQUEST, ending)
+    rejected, finished = log.lines()
+    assert rejected["event"] == names.TASK_REJECTED_ANSWER
+    assert (rejected["attempt"], rejected["gate"]) == (2, "invalid_json")
+    assert rejected["detail"] == "was no JSON"
+    assert finished["unmet"] == "invalid_json"
 
 
 @pytest.mark.fault("C8")

@@ -44,6 +44,10 @@ async def the_same_with_asyncio() -> None:
                 tell(event)
             assert_type(await stream.answer(), escalade.Answer)
         assert_type(await client.status(), operations_service_pb2.GetStatusResponse)
+        assert_type(
+            await client.usage_report(day="2026-11-22"),
+            operations_service_pb2.GetUsageReportResponse,
+        )
 
 
 def my_own_sdk(client: escalade.Client, feature: escalade.Feature) -> str:

@@ -194,7 +194,7 @@ class OutcomeConflict(StatusError):
 
 
 class ResumeTokenInvalid(StatusError):
-    """The resume token is forged, expired, used, or another agent's."""
+    """The resume token is forged, or of another agent or request."""
 
 
 class CallerUnknown(StatusError):

@@ -3,7 +3,7 @@
 
 import copy
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -343,6 +343,82 @@ class Client:
         )
         with self._begin_route(request, timeout=timeout, on_event=None) as route:
             return route.plan()
+
+    def watch(
+        self,
+        cursor: str = "",
+        *,
+        kinds: Sequence[operations_service_pb2.FeedKind.ValueType] = (),
+        layers: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Iterator[operations_service_pb2.WatchEventsResponse]:
+        """Stream the event feed: what changed, for whom, and why. Needs an operator.
+
+        Each response holds entries, or none as a sign of life; go on after a break with the cursor
+        of the last one.
+
+        Args:
+            cursor: Begin after its entry; by default now.
+            kinds: The kinds wanted; by default all.
+            layers: The layers wanted; by default all.
+            timeout: Seconds; by default for ever.
+
+        Raises:
+            CursorExpired: What follows the cursor is not kept any more.
+            EscaladeError: The feed broke off, or the service does not say.
+        """
+        channel, over = self._channels.take(self._channels.operations)
+        service = operations_service_pb2_grpc.OperationsServiceStub(channel)
+        request = operations_service_pb2.WatchEventsRequest(
+            cursor=cursor, kinds=kinds, layers=layers
+        )
+        call = service.WatchEvents(request, timeout=timeout, metadata=self._metadata())
+        try:
+            for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, request_id="") from error
+        finally:
+            call.cancel()
+            over()
+
+    def usage_report(
+        self,
+        *,
+        day: str = "",
+        month: str = "",
+        agent: str = "",
+        timeout: float | None = None,
+    ) -> operations_service_pb2.GetUsageReportResponse:
+        """Report the use of a day or a month; by default of the current month.
+
+        Args:
+            day: A day as YYYY-MM-DD, in the zone of the reports.
+            month: A month as YYYY-MM; not beside a day.
+            agent: Whose use; by default all that the caller may see.
+            timeout: Seconds; by default the client's own.
+
+        Raises:
+            ValueError: A day and a month.
+            EscaladeError: There is no such period, or the service does not say.
+        """
+        if day and month:
+            raise ValueError("give a day or a month")
+        request = operations_service_pb2.GetUsageReportRequest(agent=agent)
+        if day:
+            request.day = day
+        elif month:
+            request.month = month
+        channel, over = self._channels.take(self._channels.operations)
+        service = operations_service_pb2_grpc.OperationsServiceStub(channel)
+        try:
+            return service.GetUsageReport(
+                request, timeout=self._options.timeout_of(timeout), metadata=self._metadata()
+            )
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, request_id="") from error
+        finally:
+            over()
 
     def status(
         self, *, timeout: float | None = None

@@ -74,7 +74,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RESERVATION_UNKNOWN: _ErrorReason.ValueType  # 23
     """NOT_FOUND: Marks a reservation that does not exist, is another agent's, or is over 24 h old."""
     ERROR_REASON_RESUME_TOKEN_INVALID: _ErrorReason.ValueType  # 24
-    """INVALID_ARGUMENT: Marks a resume token that is forged, expired, used, or another agent's."""
+    """INVALID_ARGUMENT: Marks a resume token that is forged, or of another agent or request."""
     ERROR_REASON_CURSOR_EXPIRED: _ErrorReason.ValueType  # 25
     """OUT_OF_RANGE: Marks a cursor that is older than the feed; metadata names the oldest."""
     ERROR_REASON_MODEL_UNKNOWN: _ErrorReason.ValueType  # 26
@@ -136,7 +136,7 @@ ERROR_REASON_OUTCOME_CONFLICT: ErrorReason.ValueType  # 22
 ERROR_REASON_RESERVATION_UNKNOWN: ErrorReason.ValueType  # 23
 """NOT_FOUND: Marks a reservation that does not exist, is another agent's, or is over 24 h old."""
 ERROR_REASON_RESUME_TOKEN_INVALID: ErrorReason.ValueType  # 24
-"""INVALID_ARGUMENT: Marks a resume token that is forged, expired, used, or another agent's."""
+"""INVALID_ARGUMENT: Marks a resume token that is forged, or of another agent or request."""
 ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 25
 """OUT_OF_RANGE: Marks a cursor that is older than the feed; metadata names the oldest."""
 ERROR_REASON_MODEL_UNKNOWN: ErrorReason.ValueType  # 26

@@ -1398,8 +1398,8 @@ class Waiting(_message.Message):
     position: _builtins.int
     """States the place in the queue, from 1."""
     resume_token: _builtins.str
-    """Keeps the place: a request with the same content and this token takes it up again, for 120
-    seconds after the stream broke. Single use; bound to the agent.
+    """Keeps the place: the same request with this token takes it up again, for 120 seconds after the
+    stream broke. Later it waits anew. Bound to the agent, the request id and the content.
     """
     @_builtins.property
     def earliest(self) -> _timestamp_pb2.Timestamp:

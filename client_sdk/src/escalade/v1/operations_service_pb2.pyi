@@ -102,7 +102,7 @@ class _FeedKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeedKind.Val
     FEED_KIND_STRATEGY: _FeedKind.ValueType  # 7
     """Marks reloads of the strategy."""
     FEED_KIND_TASK: _FeedKind.ValueType  # 8
-    """Marks ends of tasks."""
+    """Marks ends of tasks that escalated, fell back, waited or failed."""
 
 class FeedKind(_FeedKind, metaclass=_FeedKindEnumTypeWrapper):
     """Names a kind of entry in the event feed."""
@@ -124,7 +124,7 @@ FEED_KIND_REPORT: FeedKind.ValueType  # 6
 FEED_KIND_STRATEGY: FeedKind.ValueType  # 7
 """Marks reloads of the strategy."""
 FEED_KIND_TASK: FeedKind.ValueType  # 8
-"""Marks ends of tasks."""
+"""Marks ends of tasks that escalated, fell back, waited or failed."""
 Global___FeedKind: _TypeAlias = FeedKind  # noqa: Y015
 
 class _ModelAction:
@@ -280,10 +280,17 @@ class StrategyInfo(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     LOADED_FIELD_NUMBER: _builtins.int
     NOT_IN_EFFECT_FIELD_NUMBER: _builtins.int
+    REFUSED_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSED_WHY_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """States the version that the file states; empty without one."""
     sha256: _builtins.str
     """Identifies the content by its SHA-256, in hexadecimal."""
+    refused_count: _builtins.int
+    """Counts the files refused since the service started: the strategy in force stayed."""
+    refused_why: _builtins.str
+    """Says why the file as it is now was refused; empty if it is in force, and for agents."""
     @_builtins.property
     def loaded(self) -> _timestamp_pb2.Timestamp:
         """States when it came into force."""
@@ -292,6 +299,10 @@ class StrategyInfo(_message.Message):
     def not_in_effect(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Lists keys and values that the service does not put into effect yet."""
 
+    @_builtins.property
+    def refused(self) -> _timestamp_pb2.Timestamp:
+        """States when it was refused; absent if it is in force."""
+
     def __init__(
         self,
         *,
@@ -299,10 +310,13 @@ class StrategyInfo(_message.Message):
         sha256: _builtins.str = ...,
         loaded: _timestamp_pb2.Timestamp | None = ...,
         not_in_effect: _abc.Iterable[_builtins.str] | None = ...,
+        refused_count: _builtins.int = ...,
+        refused_why: _builtins.str = ...,
+        refused: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["loaded", b"loaded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["loaded", b"loaded", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["loaded", b"loaded", "not_in_effect", b"not_in_effect", "sha256", b"sha256", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loaded", b"loaded", "not_in_effect", b"not_in_effect", "refused", b"refused", "refused_count", b"refused_count", "refused_why", b"refused_why", "sha256", b"sha256", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -661,7 +675,7 @@ class FeedEntry(_message.Message):
 
     @_builtins.property
     def task_ended(self) -> Global___TaskEnded:
-        """Tells that a task ended."""
+        """Tells that a task ended that did not go straight."""
 
     def __init__(
         self,
@@ -897,6 +911,10 @@ class GetUsageReportResponse(_message.Message):
     FEES_NANO_USD_FIELD_NUMBER: _builtins.int
     BASELINES_FIELD_NUMBER: _builtins.int
     FORECAST_NANO_USD_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
+    FALLBACK_COUNT_FIELD_NUMBER: _builtins.int
+    PLAN_NANO_USD_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
     """Names the IANA zone of the reports."""
     complete: _builtins.bool
@@ -907,6 +925,12 @@ class GetUsageReportResponse(_message.Message):
     """States the flat fees of the period, once per calendar month."""
     forecast_nano_usd: _builtins.int
     """States the cost forecast to the month's end, fees included; absent once it is over."""
+    fallback_count: _builtins.int
+    """Counts the times that another model of the same layer took over."""
+    plan_nano_usd: _builtins.int
+    """States what a month should cost, fees included; absent without a plan for metered layers."""
+    agent: _builtins.str
+    """Names the agent whose use this is; empty for the use of all."""
     @_builtins.property
     def begins(self) -> _timestamp_pb2.Timestamp:
         """States the period's begin."""
@@ -947,6 +971,10 @@ class GetUsageReportResponse(_message.Message):
     def baselines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Baseline]:
         """States what single models would have cost; the first is the baseline of the strategy."""
 
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
+        """Sums by day, named YYYY-MM-DD, days without use included; empty for a single day."""
+
     def __init__(
         self,
         *,
@@ -965,14 +993,23 @@ class GetUsageReportResponse(_message.Message):
         fees_nano_usd: _builtins.int = ...,
         baselines: _abc.Iterable[Global___Baseline] | None = ...,
         forecast_nano_usd: _builtins.int | None = ...,
+        days: _abc.Iterable[Global___UsageRow] | None = ...,
+        fallback_count: _builtins.int = ...,
+        plan_nano_usd: _builtins.int | None = ...,
+        agent: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_forecast_nano_usd", b"_forecast_nano_usd", "begins", b"begins", "ends", b"ends", "forecast_nano_usd", b"forecast_nano_usd", "total", b"total", "waited", b"waited"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_forecast_nano_usd", b"_forecast_nano_usd", "_plan_nano_usd", b"_plan_nano_usd", "begins", b"begins", "ends", b"ends", "forecast_nano_usd", b"forecast_nano_usd", "plan_nano_usd", b"plan_nano_usd", "total", b"total", "waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_forecast_nano_usd", b"_forecast_nano_usd", "agents", b"agents", "baselines", b"baselines", "begins", b"begins", "complete", b"complete", "ends", b"ends", "escalations", b"escalations", "fees_nano_usd", b"fees_nano_usd", "forecast_nano_usd", b"forecast_nano_usd", "layers", b"layers", "models", b"models", "task_types", b"task_types", "time_zone", b"time_zone", "total", b"total", "wait_count", b"wait_count", "waited", b"waited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_forecast_nano_usd", b"_forecast_nano_usd", "_plan_nano_usd", b"_plan_nano_usd", "agent", b"agent", "agents", b"agents", "baselines", b"baselines", "begins", b"begins", "complete", b"complete", "days", b"days", "ends", b"ends", "escalations", b"escalations", "fallback_count", b"fallback_count", "fees_nano_usd", b"fees_nano_usd", "forecast_nano_usd", b"forecast_nano_usd", "layers", b"layers", "models", b"models", "plan_nano_usd", b"plan_nano_usd", "task_types", b"task_types", "time_zone", b"time_zone", "total", b"total", "wait_count", b"wait_count", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__forecast_nano_usd: _TypeAlias = _typing.Literal["forecast_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__forecast_nano_usd: _TypeAlias = _typing.Literal["_forecast_nano_usd", b"_forecast_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__plan_nano_usd: _TypeAlias = _typing.Literal["plan_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__plan_nano_usd: _TypeAlias = _typing.Literal["_plan_nano_usd", b"_plan_nano_usd"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecast_nano_usd) -> _WhichOneofReturnType__forecast_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plan_nano_usd) -> _WhichOneofReturnType__plan_nano_usd | None: ...
 
 Global___GetUsageReportResponse: _TypeAlias = GetUsageReportResponse  # noqa: Y015
 
@@ -988,6 +1025,8 @@ class UsageRow(_message.Message):
     ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    ASSUMED_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    ESTIMATED_NANO_USD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Names the layer, model, agent or task type; empty in the total."""
     task_count: _builtins.int
@@ -996,6 +1035,10 @@ class UsageRow(_message.Message):
     """Counts the tasks that failed."""
     attempt_count: _builtins.int
     """Counts the attempts."""
+    assumed_token_count: _builtins.int
+    """Counts tokens that were booked without their split being told; not part of usage."""
+    estimated_nano_usd: _builtins.int
+    """States the part of the list value that no provider or caller reported."""
     @_builtins.property
     def usage(self) -> _completion_pb2.Usage:
         """Counts the tokens; absent if the strategy does not track them."""
@@ -1013,10 +1056,12 @@ class UsageRow(_message.Message):
         attempt_count: _builtins.int = ...,
         usage: _completion_pb2.Usage | None = ...,
         cost: _completion_pb2.Cost | None = ...,
+        assumed_token_count: _builtins.int = ...,
+        estimated_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "cost", b"cost", "failed_count", b"failed_count", "name", b"name", "task_count", b"task_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_token_count", b"assumed_token_count", "attempt_count", b"attempt_count", "cost", b"cost", "estimated_nano_usd", b"estimated_nano_usd", "failed_count", b"failed_count", "name", b"name", "task_count", b"task_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

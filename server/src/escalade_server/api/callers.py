@@ -51,7 +51,7 @@ ACCESS: Mapping[str, Access] = {
     "escalade.v1.RouterService.ReportOutcome": _A.CALLER,
     "escalade.v1.OperationsService.GetStatus": _A.CALLER,  # agents see their own counters only
     "escalade.v1.OperationsService.WatchEvents": _A.OPERATOR,
-    "escalade.v1.OperationsService.GetUsageReport": _A.OPERATOR,
+    "escalade.v1.OperationsService.GetUsageReport": _A.CALLER,  # agents see their own use only
     "escalade.v1.OperationsService.SetModelState": _A.OPERATOR,
     "escalade.v1.OperationsService.ReloadStrategy": _A.OPERATOR,
     "escalade.v1.OperationsService.CheckStrategy": _A.OPERATOR,

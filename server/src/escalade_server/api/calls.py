@@ -14,7 +14,7 @@ AGENT_BUSY_MS = 1_000
 class Call:
     """One admitted call; ``outbox`` is set once its task has started."""
 
-    __slots__ = ("agent", "is_cut", "outbox", "size_bytes", "task")
+    __slots__ = ("agent", "is_cut", "outbox", "size_bytes", "task", "waits")
 
     def __init__(self, size_bytes: int, agent: str, task: "asyncio.Task[object] | None") -> None:
         """Keep the size of its request, who calls, and the task that writes its stream."""
@@ -22,6 +22,8 @@ class Call:
         self.agent = agent
         self.task = task
         self.outbox: Outbox | None = None
+        self.waits = False
+        """It stands in the queue: the waiting room has limits of its own."""
         self.is_cut = False
         """Its reader stalled: the cancellation that arrives is ours, and must end as a status."""
 
@@ -36,7 +38,7 @@ class Calls:
         self._stall_s = stall_s
         self._open: set[Call] = set()
         self._by_agent: dict[str, int] = {}
-        self._bytes = 0
+        self._busy = self._bytes = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -45,7 +47,7 @@ class Calls:
         return len(self._open)
 
     def of(self, agent: str) -> int:
-        """Count the calls in flight of one agent."""
+        """Count the calls in flight of one agent that do not wait."""
         return self._by_agent.get(agent, 0)
 
     def refusal(self, size_bytes: int, own: Agent) -> Refusal | None:
@@ -54,7 +56,7 @@ class Calls:
             return Refusal(
                 error_pb2.ERROR_REASON_DRAINING, "the server shuts down; call again elsewhere"
             )
-        if len(self._open) >= self._calls_max:
+        if self._busy >= self._calls_max:
             return Refusal(
                 error_pb2.ERROR_REASON_SERVER_BUSY,
                 f"{self._calls_max} calls are in flight, no more are taken now",
@@ -67,7 +69,7 @@ class Calls:
                 quotas=((f"agent/{own.name}", most),),
                 retry_ms=AGENT_BUSY_MS,
             )
-        if self._open and self._bytes + size_bytes > self._bytes_max:
+        if self._busy and self._bytes + size_bytes > self._bytes_max:
             return Refusal(
                 error_pb2.ERROR_REASON_SERVER_BUSY,
                 f"requests in flight hold {self._bytes:,} bytes; this one has {size_bytes:,},"
@@ -78,21 +80,31 @@ class Calls:
     def open(self, size_bytes: int, agent: str) -> Call:
         """Count a call in."""
         call = Call(size_bytes, agent, asyncio.current_task())
-        self._by_agent[agent] = self.of(agent) + 1
         self._open.add(call)
-        self._bytes += size_bytes
+        self._count(call, 1)
         self._idle.clear()
         return call
 
-    def close(self, call: Call) -> None:
-        """Count a call out."""
-        self._open.discard(call)
-        self._bytes -= call.size_bytes
-        left = self.of(call.agent) - 1
+    def park(self, call: Call, waits: bool) -> None:  # noqa: FBT001 - the one thing that it is told
+        """Note that a call waits in the queue, and holds up no other; or that it works again."""
+        if call.waits is not waits and call in self._open:
+            call.waits = waits
+            self._count(call, -1 if waits else 1)
+
+    def _count(self, call: Call, by: int) -> None:
+        self._busy += by
+        self._bytes += by * call.size_bytes
+        left = self.of(call.agent) + by
         if left:
             self._by_agent[call.agent] = left
         else:
             del self._by_agent[call.agent]
+
+    def close(self, call: Call) -> None:
+        """Count a call out."""
+        self._open.discard(call)
+        if not call.waits:
+            self._count(call, -1)
         if not self._open:
             self._idle.set()
 

@@ -16,6 +16,7 @@ from escalade.v1 import completion_pb2, escalation_pb2
 from escalade.v1.router_service_pb2 import CompleteRequest, RouteRequest
 from escalade_server.api.content import content_of
 from escalade_server.api.convert_messages import messages_from_proto
+from escalade_server.api.convert_quality import wish_from_proto
 from escalade_server.api.findings import (
     DURATION_MS_MAX,
     ID,
@@ -26,6 +27,7 @@ from escalade_server.api.findings import (
     json_depth,
 )
 from escalade_server.core.catalog import Catalog, Layer
+from escalade_server.core.failure import NEVER_MS
 from escalade_server.core.task import (
     MICRO,
     Constraints,
@@ -134,13 +136,14 @@ def request_from_proto(
         asked = wire.max_output_tokens
         output_max = found.whole("max_output_tokens", asked, 1, OUTPUT_TOKENS_MAX)  # C15
     shape = wire.response_format if has("response_format") else None
+    form = PLAIN_TEXT if shape is None else _response_format(shape, found)
     request = Request(
         id=request_id,
         task=task_from_proto(wire.task, found) if has("task") else NO_TASK,
         messages=messages_from_proto(wire.messages, found),
         tools=_tools(wire, found) if wire.tools or shape is not None else (),
         tool_choice=_tool_choice(wire, found) if has("tool_choice") else FREE_CHOICE,
-        response_format=PLAIN_TEXT if shape is None else _response_format(shape, found),
+        response_format=form,
         sampling=_sampling(wire.sampling, found) if has("sampling") else NO_SAMPLING,
         effort=enum_from_proto("reasoning_effort", wire.reasoning_effort, _EFFORT, found),
         output_tokens_max=output_max,
@@ -151,6 +154,8 @@ def request_from_proto(
         delivery=enum_from_proto("delivery", wire.delivery, _DELIVERY, found),
         agent=agent,
         deadline_ms=now_ms + (work_ms if left_ms is None else min(work_ms, left_ms)),
+        ends_ms=NEVER_MS if left_ms is None else now_ms + left_ms,
+        quality=wish_from_proto(wire, form, found) if has("quality") else None,
         content=content_of(wire),
     )
     found.raise_any()
@@ -171,11 +176,11 @@ def note_unbuilt(wire: CompleteRequest | RouteRequest, found: Findings) -> None:
     A field of a later version is known by its number only: what it says, a limit perhaps, is not
     in effect here (C16).
     """
-    asked = [("resume_token", bool(wire.resume_token))]
+    asked: list[tuple[str, bool]] = []
     _note_unknown("", wire, found)
     if isinstance(wire, CompleteRequest):
         if wire.HasField("quality"):
-            asked.append(("quality", wire.quality.ByteSize() > 0))
+            _note_unknown("quality.", wire.quality, found)
         if wire.HasField("sampling"):
             _note_unknown("sampling.", wire.sampling, found)
             asked.append(("sampling.top_k", wire.sampling.HasField("top_k")))
@@ -183,8 +188,6 @@ def note_unbuilt(wire: CompleteRequest | RouteRequest, found: Findings) -> None:
             found.wrong("task.dry_run", "asks for a plan, and Complete does the work; ask Route")
     if wire.HasField("constraints"):
         _note_unknown("constraints.", wire.constraints, found)
-        asked.append(("constraints.may_wait", wire.constraints.may_wait))
-        asked.append(("constraints.max_wait", wire.constraints.HasField("max_wait")))
     if wire.HasField("task"):
         task = wire.task
         _note_unknown("task.", task, found)
@@ -292,6 +295,10 @@ def constraints_from_proto(
     if wire.HasField("spend_limit_nano_usd"):
         asked = wire.spend_limit_nano_usd
         spend = found.whole("constraints.spend_limit_nano_usd", asked, 0, NANOS_MAX)
+    max_wait_ms: int | None = None
+    if wire.HasField("max_wait"):
+        longest = wire.max_wait
+        max_wait_ms = found.span_ms("constraints.max_wait", longest, 0, DURATION_MS_MAX)
     return Constraints(
         lowest_layer=wire.lowest_layer,
         highest_layer=wire.highest_layer,
@@ -301,6 +308,7 @@ def constraints_from_proto(
         free_only=wire.free_only,
         may_downgrade=wire.may_downgrade if wire.HasField("may_downgrade") else None,
         may_wait=wire.may_wait if wire.HasField("may_wait") else None,
+        max_wait_ms=max_wait_ms,
         consented_layers=consented,
     )
 

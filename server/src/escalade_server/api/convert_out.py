@@ -31,6 +31,7 @@ from escalade_server.core.facts import (
     Waiting,
 )
 from escalade_server.core.failure import NEVER_MS, FailureClass
+from escalade_server.core.gates import Gate
 from escalade_server.core.standing import Cause, CircuitState, VerdictClass
 from escalade_server.core.task import (
     MICRO,
@@ -68,6 +69,16 @@ FAILURES = _by_name(FailureClass, error_pb2.FailureClass.Value, "FAILURE_CLASS")
 ERROR_REASONS = _by_name(ErrorReason, error_pb2.ErrorReason.Value, "ERROR_REASON")
 ESCALATION_REASONS = _by_name(EscalationReason, _V1.EscalationReason.Value, "ESCALATION_REASON")
 ESCALATION_KINDS = _by_name(EscalationKind, _V1.EscalationKind.Value, "ESCALATION_KIND")
+GATES: Mapping[Gate, completion_pb2.Gate.ValueType] = {
+    Gate.EMPTY: completion_pb2.GATE_EMPTY,
+    Gate.TRUNCATED: completion_pb2.GATE_TRUNCATED,
+    Gate.REFUSAL: completion_pb2.GATE_REFUSAL,
+    Gate.INVALID_JSON: completion_pb2.GATE_INVALID_JSON,
+    Gate.JSON_SCHEMA: completion_pb2.GATE_SCHEMA_VIOLATION,
+    Gate.TOOL_CALL: completion_pb2.GATE_TOOL_CALL_INVALID,
+    Gate.TOO_SHORT: completion_pb2.GATE_TOO_SHORT,
+    Gate.PATTERN: completion_pb2.GATE_PATTERN_MISSING,
+}
 ALERTS = _by_name(AlertKind, _V1.AlertKind.Value, "ALERT_KIND")
 ATTEMPTS = _by_name(AttemptStatus, _V1.AttemptStatus.Value, "ATTEMPT_STATUS")
 CLAMPS = _by_name(Clamp, _V1.StartClamp.Value, "START_CLAMP")
@@ -190,13 +201,23 @@ def _put_cost(wire: completion_pb2.Cost, list_nanos: int, charged_nanos: int) ->
     wire.charged_nano_usd = charged_nanos
 
 
+def _failure_class(record: AttemptRecord) -> error_pb2.FailureClass.ValueType:
+    """Class the failure of an attempt: of an answer that was rejected it is GATE."""
+    if record.status is AttemptStatus.REJECTED:
+        return error_pb2.FAILURE_CLASS_GATE
+    if record.failure is None:
+        return error_pb2.FAILURE_CLASS_UNSPECIFIED
+    return FAILURES[record.failure]
+
+
 def put_attempt(wire: escalation_pb2.Attempt, record: AttemptRecord) -> None:
     """Write one attempt."""
     wire.attempt = record.number
     _put_model(wire.target, record.model)
     wire.status = ATTEMPTS[record.status]
-    if record.failure is not None:
-        wire.failure_class = FAILURES[record.failure]
+    wire.failure_class = _failure_class(record)
+    if record.gate is not None:
+        wire.gate = GATES[record.gate]
     wire.detail = wire_text(record.detail)
     if record.http_status:
         wire.http_status = record.http_status
@@ -238,6 +259,8 @@ def put_report(wire: escalation_pb2.Report, report: Report) -> None:
         _put_time(wire.earliest, report.earliest_ms)
     for skip in report.skips:
         _put_skip(wire.skips.add(), skip)
+    if report.waited_ms:
+        wire.waited.FromMilliseconds(report.waited_ms)
     wire.story = wire_text(report.story)
     _put_time(wire.started, report.started_ms)
     _put_time(wire.ended, report.ended_ms)
@@ -306,6 +329,8 @@ def _put_selected(wire: escalation_pb2.Selected, fact: Selected) -> None:
         _put_time(wire.expires, fact.expires_ms)
     wire.max_input_tokens = fact.input_tokens_max
     wire.max_output_tokens = fact.output_tokens_max
+    for gate in fact.held_by:
+        wire.held_by.append(GATES[gate])
     for skip in fact.skips:
         _put_skip(wire.skips.add(), skip)
 
@@ -319,7 +344,8 @@ def _put_finished(wire: escalation_pb2.Finished, fact: Finished, *, whole: bool)
         message = wire.answer
         message.role = completion_pb2.ROLE_ASSISTANT
         message.parts.extend([part_to_proto(part) for part in answer.parts])
-    wire.quality = escalation_pb2.QUALITY_MET
+    met = fact.unmet is None
+    wire.quality = escalation_pb2.QUALITY_MET if met else escalation_pb2.QUALITY_UNMET
     put_report(wire.report, fact.report)
 
 
@@ -327,8 +353,7 @@ def _put_failed(wire: escalation_pb2.Failed, fact: Failed) -> None:
     wire.reason = ERROR_REASONS[fact.reason]
     wire.message = BUG_MESSAGE if fact.reason is ErrorReason.BUG else wire_text(fact.detail)
     for record in fact.report.attempts:
-        if record.failure is not None:  # the last one stands
-            wire.failure_class = FAILURES[record.failure]
+        wire.failure_class = _failure_class(record) or wire.failure_class  # the last one stands
     put_report(wire.report, fact.report)
 
 
@@ -349,6 +374,7 @@ def _put_waiting(wire: escalation_pb2.Waiting, fact: Waiting) -> None:
         _put_time(wire.earliest, fact.earliest_ms)
     wire.rule = wire_text(fact.rule)
     wire.position = fact.position
+    wire.resume_token = fact.resume_token
 
 
 def put_event(

@@ -33,11 +33,12 @@ from escalade_server.api.convert_out import (
     time_to_proto,
     wire_text,
 )
+from escalade_server.api.convert_quality import GATES
 from escalade_server.api.findings import DURATION_MS_MAX, ID, Findings
 from escalade_server.core.catalog import Catalog
 from escalade_server.core.events import Finish, OutcomeReported
 from escalade_server.core.facts import Assessed
-from escalade_server.core.failure import DAY_MS, Failure, FailureClass
+from escalade_server.core.failure import DAY_MS, NEVER_MS, Failure, FailureClass
 from escalade_server.core.plan import Plan, Row, is_ok, sentence
 from escalade_server.core.task import Delivery, Feature, FinishReason, Request, Usage
 from escalade_server.engine.late import Booked
@@ -121,6 +122,7 @@ def route_from_proto(
         agent=agent,
         trusted_reports=trusted,
         deadline_ms=now_ms + (work_ms if left_ms is None else min(work_ms, left_ms)),
+        ends_ms=NEVER_MS if left_ms is None else now_ms + left_ms,
         input_tokens=input_tokens,
         features=_features(wire, found),
         content=content_of(wire),
@@ -185,6 +187,7 @@ def outcome_from_proto(wire: Outcome) -> tuple[OutcomeReported, RawEvidence | No
             outcome = outcome._replace(
                 usage=_usage("outcome.rejected.usage", wire.rejected, found),
                 rejected=_gate(wire.rejected, found),
+                gate=GATES.get(wire.rejected.gate),
             )
         case "failed":
             failure, evidence = _failed(wire.failed, found)

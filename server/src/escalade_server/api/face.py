@@ -1,5 +1,6 @@
 """What the API needs of the engine, and nothing more; ``engine.engine.Engine`` has it all."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from escalade_server.core.catalog import Catalog
@@ -8,7 +9,8 @@ from escalade_server.core.plan import Plan
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Request
 from escalade_server.engine.late import Booked
-from escalade_server.engine.ports import Caller, Clock, Entropy, RawEvidence, Spend
+from escalade_server.engine.ports import NOWHERE, Caller, Clock, Entropy, Origin, RawEvidence, Spend
+from escalade_server.engine.waiting import Waiter
 
 
 class Run(Protocol):
@@ -50,8 +52,17 @@ class Engine(Protocol):
         """Number of tasks whose books are not closed yet."""
         ...
 
-    def start(self, request: Request, caller: Caller) -> Run:
+    def start(self, request: Request, caller: Caller, origin: Origin = NOWHERE) -> Run:
         """Start a task; everything it has to say goes to ``caller``. Never raises."""
+        ...
+
+    def resumed(self, request: Request, origin: Origin, token: str) -> tuple[Request, Origin]:
+        """Take up the place in the queue that a token keeps; raises ``ResumeTokenError``."""
+        ...
+
+    @property
+    def waiters(self) -> Sequence[Waiter]:
+        """Who waits for capacity, in the order in which they would go."""
         ...
 
     def plan(self, request: Request) -> Plan:

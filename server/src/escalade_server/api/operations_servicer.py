@@ -1,10 +1,11 @@
 """``OperationsService``: shows the router as of now; the methods that steer it are not built."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from escalade.v1 import operations_service_pb2 as wire
 from escalade.v1.escalation_pb2 import Quota
+from escalade_server.api import usage_report
 from escalade_server.api.callers import Identity
 from escalade_server.api.calls import Calls
 from escalade_server.api.convert_out import (
@@ -19,6 +20,14 @@ from escalade_server.api.convert_out import (
 )
 from escalade_server.api.face import Engine
 from escalade_server.api.methods import Context
+from escalade_server.api.status import RefusedError, not_built
+from escalade_server.api.strategies import (
+    Strategies,
+    Unchanging,
+    findings_to_proto,
+    info_to_proto,
+)
+from escalade_server.api.watch import Watch
 from escalade_server.core.catalog import (
     Billing,
     Counter,
@@ -30,7 +39,12 @@ from escalade_server.core.catalog import (
 from escalade_server.core.nominal import nominal_view
 from escalade_server.core.policy import judge
 from escalade_server.core.standing import CircuitState, Verdict, VerdictClass
+from escalade_server.engine.feed import Feed
+from escalade_server.engine.usage import Reports
+from escalade_server.engine.waiting import Waiter
 
+WAITERS_MAX = 1_000
+"""Waiters listed in one status; all are counted."""
 _OF_MODEL = frozenset({CounterScope.MODEL, CounterScope.ACCOUNT})
 _OF_LAYER = frozenset({CounterScope.LAYER})
 _OF_ALL = frozenset({CounterScope.STRATEGY})
@@ -38,25 +52,41 @@ _OF_ALL = frozenset({CounterScope.STRATEGY})
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What ``bootstrap`` knows of the running service and its strategy. Instants in Unix ms."""
+    """What ``bootstrap`` knows of the running service. Instants in Unix ms."""
 
     version: str = ""
     started_ms: int = 0
-    strategy_version: str = ""
-    strategy_sha256: str = ""
-    strategy_loaded_ms: int = 0
-    not_in_effect: tuple[str, ...] = ()
-    """Keys and values of the file that this server does not put into effect yet."""
 
 
 class OperationsServicer:
-    """Serves ``GetStatus``; the methods it lacks are refused by name (``methods``)."""
+    """Serves what is built; the methods it lacks are refused by name (``methods``)."""
 
-    def __init__(self, engine: Engine, calls: Calls, info: ServiceInfo) -> None:
-        """Keep what the status is read from."""
+    def __init__(
+        self,
+        engine: Engine,
+        calls: Calls,
+        info: ServiceInfo,
+        *,
+        feed: Feed | None = None,
+        stall_s: float = 60.0,
+        strategies: Strategies | None = None,
+        reports: Reports | None = None,
+    ) -> None:
+        """Keep what the status is read from, and the feed; its watchers may stall so long."""
         self._engine = engine
         self._calls = calls
         self._info = info
+        self._feed, self._stall_s = feed, stall_s
+        self._strategies = strategies or Unchanging()
+        self._reports = reports
+
+    async def WatchEvents(  # noqa: N802 - a proto name
+        self, request: wire.WatchEventsRequest, context: Context, _caller: Identity
+    ) -> None:
+        """Stream the event feed, from a cursor or from now on."""
+        if self._feed is None:
+            raise RefusedError(not_built("OperationsService.WatchEvents without a feed"))
+        await Watch(self._feed, request, self._stall_s).serve(context)
 
     async def GetStatus(  # noqa: N802 - a proto name
         self, _request: wire.GetStatusRequest, _context: Context, caller: Identity
@@ -69,22 +99,67 @@ class OperationsServicer:
         engine, info = self._engine, self._info
         is_operator = caller.rank is Rank.OPERATOR
         agent = None if is_operator else caller.agent
-        view = _View(engine, self._calls.attempts(), agent)
+        view, waiters = _View(engine, self._calls.attempts(), agent), engine.waiters
         return wire.GetStatusResponse(
             now=time_to_proto(view.now_ms),
             started=time_to_proto(info.started_ms),
             version=info.version,
             draining=self._calls.draining,
-            strategy=wire.StrategyInfo(
-                version=info.strategy_version,
-                sha256=info.strategy_sha256,
-                loaded=time_to_proto(info.strategy_loaded_ms),
-                not_in_effect=info.not_in_effect,
-            ),
+            strategy=info_to_proto(self._strategies.in_force, tells_why=is_operator),
             layers=[view.layer(layer) for layer in engine.catalog.layers],
             quotas=view.overall(caller),
             in_flight_count=engine.running if is_operator else self._calls.of(caller.agent),
+            waiters=waiters_to_proto(waiters, agent),
+            waiter_count=len(waiters),
         )
+
+    async def GetUsageReport(  # noqa: N802 - a proto name
+        self, request: wire.GetUsageReportRequest, _context: Context, caller: Identity
+    ) -> wire.GetUsageReportResponse:
+        """Report the use of a day or a month: an operator sees all of it, an agent its own."""
+        return await usage_report.serve(self._reports, request, caller)
+
+    async def ReloadStrategy(  # noqa: N802 - a proto name
+        self, _request: wire.ReloadStrategyRequest, _context: Context, _caller: Identity
+    ) -> wire.ReloadStrategyResponse:
+        """Put the file as it is now in force, whole or not at all."""
+        told = await self._strategies.reload()
+        return wire.ReloadStrategyResponse(
+            applied=told.applied,
+            strategy=info_to_proto(self._strategies.in_force, tells_why=True),
+            findings=findings_to_proto(told.findings),
+        )
+
+    async def CheckStrategy(  # noqa: N802 - a proto name
+        self, request: wire.CheckStrategyRequest, _context: Context, _caller: Identity
+    ) -> wire.CheckStrategyResponse:
+        """Look at a text, or at the service's own file, and change nothing."""
+        told = await self._strategies.check(request.yaml if request.HasField("yaml") else None)
+        return wire.CheckStrategyResponse(
+            valid=told.valid,
+            findings=findings_to_proto(told.findings),
+            not_in_effect=told.not_in_effect,
+        )
+
+
+def waiters_to_proto(waiters: Sequence[Waiter], agent: str | None) -> list[wire.Waiter]:
+    """Show who waits, oldest first, each with its place; an agent sees its own alone (D3)."""
+    shown = [
+        (at, one) for at, one in enumerate(waiters, start=1) if agent is None or one.agent == agent
+    ]
+    shown.sort(key=lambda place: place[1])
+    return [
+        wire.Waiter(
+            agent=one.agent,
+            request_id=one.request_id,
+            since=time_to_proto(one.since_ms),
+            earliest=time_to_proto(one.earliest_ms),
+            reason=VERDICTS[one.reason],
+            rule=wire_text(one.rule),
+            position=at,
+        )
+        for at, one in shown[:WAITERS_MAX]
+    ]
 
 
 class _View:
@@ -123,7 +198,8 @@ class _View:
         """Show the counters of these scopes, each once; an agent sees none that others use too."""
         if not self._sees_all:
             return []
-        return self._shown(c for model in models for c in model.counters if c.scope in scopes)
+        counters = (c for model in models for c in (*model.counters, *model.ordinary))
+        return self._shown(counter for counter in counters if counter.scope in scopes)
 
     def overall(self, caller: Identity) -> list[Quota]:
         """Show the strategy's counters and those of agents: of all, or of the caller alone."""

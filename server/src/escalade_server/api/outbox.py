@@ -10,6 +10,7 @@ Rules of the file:
 """
 
 import asyncio
+from collections.abc import Callable
 
 from escalade.v1.router_service_pb2 import CompleteResponse, RouteResponse
 from escalade_server.api.convert_out import put_event, state_to_proto, wire_text
@@ -23,6 +24,7 @@ from escalade_server.core.facts import (
     Outcome,
     Retracted,
     Selected,
+    Waiting,
 )
 
 HOLD_S = 0.020
@@ -58,8 +60,8 @@ class Outbox:
 
     __slots__ = (
         "_attempt", "_broken", "_due", "_flush_s", "_items", "_loop", "_outcome", "_response",
-        "_room", "_size", "_tail", "_timer", "_waiter", "_whole", "closed", "outcome", "running",
-        "sequence", "writing_since",
+        "_room", "_size", "_tail", "_timer", "_waiter", "_whole", "closed", "on_wait", "outcome",
+        "running", "sequence", "writing_since",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +96,8 @@ class Outbox:
         self.writing_since = 0.0
         """Loop time at which the current write began; 0 between writes (faults C5)."""
         self.closed = False
+        self.on_wait: Callable[[bool], None] = _nobody
+        """Told when the task begins to wait in the queue, and when it has a model again."""
 
     # ------------------------------------------------------------- the engine's side (Caller)
 
@@ -104,6 +108,7 @@ class Outbox:
         kind = type(fact)
         if kind is Assessed or kind is Selected:
             self.running = fact.model if isinstance(fact, Selected) else None
+            self.on_wait(False)  # noqa: FBT003 - the one thing that it is told
             self._items.append(fact)
             self._tail = None
             if kind is Selected and self._response is RouteResponse:
@@ -112,6 +117,8 @@ class Outbox:
                 self._arm(HOLD_S)
             return
         self.running = None
+        if isinstance(fact, Waiting) and fact.position:
+            self.on_wait(True)  # noqa: FBT003
         if kind is Retracted and self._whole:
             return  # nothing was sent that could be void
         self._items.append(fact)
@@ -226,6 +233,10 @@ class Outbox:
             self._timer = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _nobody(_waits: bool) -> None:  # noqa: FBT001 - as it is called
+    """Hear of a wait that nobody asks about."""
 
 
 def _write_piece(response: Response, sequence: int, piece: Piece) -> None:

@@ -7,6 +7,7 @@ the caller goes (cancel, deadline, death, drain: P3), the run is told, and nobod
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from grpc import aio
 
@@ -35,8 +36,9 @@ from escalade_server.api.outbox import Outbox, Response
 from escalade_server.api.route import Hearing, RouteOutbox, first_message, take
 from escalade_server.api.status import Refusal, RefusedError, bug, refusal_of
 from escalade_server.core import facts
-from escalade_server.core.task import Delivery
-from escalade_server.engine.ports import Mistakes
+from escalade_server.core.task import Delivery, Request
+from escalade_server.engine.ports import Mistakes, Origin
+from escalade_server.engine.resume import ResumeTokenError
 
 REQUEST_ID_KEY = "escalade-request-id"
 """Initial metadata at acceptance: from then on no channel repeats the call (P12)."""
@@ -147,7 +149,9 @@ class RouterServicer:
         whole = asked.request.delivery is Delivery.WHOLE
         outbox = Outbox(loop, whole=whole, flush_s=asked.flush_ms / 1_000)
         call.outbox = outbox
-        run = engine.start(asked.request, outbox)
+        asked_for, origin = self._origin(request, asked.request, context, call)
+        outbox.on_wait = partial(self._calls.park, call)
+        run = engine.start(asked_for, outbox, origin)
         try:
             await context.send_initial_metadata(((REQUEST_ID_KEY, asked.request.id),))
             outcome = await _pump(outbox, context, loop)
@@ -157,6 +161,25 @@ class RouterServicer:
                 run.leave()
         if isinstance(outcome, facts.Failed):
             refuse(context, refusal_of(outcome, engine.clock.now_ms()))
+
+    def _origin(
+        self, wire: CompleteRequest | RouteRequest, request: Request, context: Context, call: Call
+    ) -> tuple[Request, Origin]:
+        """Say where a request comes from, and take up its place in the queue if it has one."""
+        origin = Origin(context.peer(), call.size_bytes)
+        if not wire.resume_token:
+            return request, origin
+        try:
+            return self._engine.resumed(request, origin, wire.resume_token)
+        except ResumeTokenError as error:
+            what = f"cannot be taken up: {error}"
+            raise RefusedError(
+                Refusal(
+                    error_pb2.ERROR_REASON_RESUME_TOKEN_INVALID,
+                    f"resume_token {what}; call without it to wait from now on",
+                    violations=(("resume_token", what),),
+                )
+            ) from None
 
     async def _route(
         self, wire: RouteRequest, context: Context, caller: Identity, call: Call
@@ -177,9 +200,11 @@ class RouterServicer:
             plan = engine.plan(request)
             await context.write(plan_to_proto(plan, request, engine.clock.now_ms()))
             return
+        request, origin = self._origin(wire, request, context, call)
         loop = asyncio.get_running_loop()
         call.outbox = outbox = RouteOutbox(loop)
-        run = engine.start(request, outbox)
+        outbox.on_wait = partial(self._calls.park, call)
+        run = engine.start(request, outbox, origin)
         hearing = loop.create_task(Hearing(engine, run, outbox, context, caller.agent).listen())
         try:
             await context.send_initial_metadata(accepted)

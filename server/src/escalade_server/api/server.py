@@ -24,10 +24,14 @@ from escalade_server.api.methods import MALFORMED, Context, add_service
 from escalade_server.api.operations_servicer import OperationsServicer, ServiceInfo
 from escalade_server.api.router_servicer import RouterServicer
 from escalade_server.api.status import RefusedError
+from escalade_server.api.strategies import Strategies
 from escalade_server.api.tls import Certificates, TlsError, TlsFiles, Told
 from escalade_server.engine.background import Background
+from escalade_server.engine.feed import Feed
 from escalade_server.engine.mistakes import LoopMistakes
 from escalade_server.engine.ports import Mistakes, TokenStore
+from escalade_server.engine.usage import Reports
+from escalade_server.engine.waiting import RoomLimits
 
 _ROUTER = router_service_pb2.DESCRIPTOR.services_by_name["RouterService"]
 _OPERATIONS = operations_service_pb2.DESCRIPTOR.services_by_name["OperationsService"]
@@ -307,11 +311,16 @@ def build_server(
     mistakes: Mistakes | None = None,
     tokens: TokenStore | None = None,
     tls_told: Told = lambda _why: None,
+    feed: Feed | None = None,
+    strategies: Strategies | None = None,
+    reports: Reports | None = None,
 ) -> ApiServer:
     """Wire the services onto a server that does not listen yet. Call it inside the event loop.
 
     ``mistakes`` takes mistakes of ours; by default the event loop's exception handler does.
-    Without ``tokens`` no token opens anything. ``tls_told`` hears of renewed certificates.
+    Without ``tokens`` no token opens anything. ``tls_told`` hears of renewed certificates. Without
+    a ``feed`` there is nothing to watch, without ``strategies`` nothing to reload, without
+    ``reports`` nothing to report.
     """
     calls = Calls(
         calls_max=options.calls_max,
@@ -321,7 +330,9 @@ def build_server(
     server = aio.server(
         options=channel_options(options),
         # A backstop without details (P10): our own refusal, with details, comes first.
-        maximum_concurrent_rpcs=options.calls_max + options.streams_per_connection_max,
+        maximum_concurrent_rpcs=(
+            options.calls_max + RoomLimits().waiters_max + options.streams_per_connection_max
+        ),
     )
     sink = mistakes or LoopMistakes(engine.entropy)
     by_certificate = options.tls is not None and options.tls.client_ca is not None
@@ -329,7 +340,18 @@ def build_server(
     health_checks = HealthChecks()
     services: list[tuple[ServiceDescriptor, object]] = [
         (_ROUTER, RouterServicer(engine, calls, sink)),
-        (_OPERATIONS, OperationsServicer(engine, calls, options.info)),
+        (
+            _OPERATIONS,
+            OperationsServicer(
+                engine,
+                calls,
+                options.info,
+                feed=feed,
+                stall_s=options.write_stall_s,
+                strategies=strategies,
+                reports=reports,
+            ),
+        ),
         (_HEALTH, health_checks),
     ]
     if options.reflection:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from itertools import cycle
+from itertools import count
 
 from escalade_server.engine.clock import SystemClock
 from escalade_server.providers.http import HttpClient, date_of
@@ -37,23 +37,23 @@ def witness_of(clock: SystemClock, loaded: Loaded) -> Callable[[str, str], None]
 
 
 def clock_watch(
-    clock: SystemClock, loaded: Loaded, http: HttpClient, log: Log
+    clock: SystemClock, in_force: Callable[[], Loaded], http: HttpClient, log: Log
 ) -> Callable[[], Coroutine[None, None, None]]:
     """Make the work that says when the clock is doubted, and then asks who can tell the time.
 
     Nobody may call a provider while every window is full: then it is asked here, without a key,
     or the old windows would be held for ever.
     """
-    urls = list(witnesses_of(loaded).values())
 
     async def watch() -> None:
-        doubted, turn = False, cycle(urls)
+        doubted, turn = False, count()
         while True:
             await asyncio.sleep(LOOK_S)
             clock.now_ms()
             ahead_ms = clock.doubted_ms
-            if ahead_ms and urls:
-                clock.hear(await date_of(http, next(turn)))
+            urls = list(witnesses_of(in_force()).values()) if ahead_ms else []
+            if urls:
+                clock.hear(await date_of(http, urls[next(turn) % len(urls)]))
             if bool(ahead_ms) == doubted:
                 continue
             doubted = bool(ahead_ms)

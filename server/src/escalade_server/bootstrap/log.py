@@ -63,6 +63,16 @@ def say_started(
     log: Log, loaded: Loaded, target: str, new_state: str, *, nobody_known: bool
 ) -> None:
     """Log what was started."""
+    say_strategy(log, loaded)
+    if new_state:
+        log.warning(names.LEDGER_NEW, state=new_state)
+    if nobody_known:
+        log.warning(names.NOBODY_KNOWN, detail=NOBODY_KNOWN)
+    log.info(names.SERVER_STARTED, target=target)
+
+
+def say_strategy(log: Log, loaded: Loaded) -> None:
+    """Log what is in force now, and what there is to say of it."""
     layers = [layer.name for layer in loaded.catalog.layers]
     log.info(names.STRATEGY_LOADED, file=loaded.file, layers=layers)
     for notice in loaded.notices:
@@ -72,8 +82,3 @@ def say_started(
     for model in loaded.catalog.models:
         if model.absence is not None:
             log.warning(names.MODEL_UNAVAILABLE, model=model.key, detail=model.absence.detail)
-    if new_state:
-        log.warning(names.LEDGER_NEW, state=new_state)
-    if nobody_known:
-        log.warning(names.NOBODY_KNOWN, detail=NOBODY_KNOWN)
-    log.info(names.SERVER_STARTED, target=target)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib import metadata
 from typing import TypeVar
 
@@ -36,6 +36,12 @@ def run(main: Coroutine[None, None, T]) -> T:
     """Run the event loop: uvloop where there is one."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(main)
+
+
+def on_hangup(call: Callable[[], None]) -> None:
+    """Call it at each SIGHUP, which from now on ends nothing."""
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, call)
 
 
 def stop_signal() -> asyncio.Event:

@@ -6,13 +6,12 @@ the connections to providers, and the log are closed.
 """
 
 import asyncio
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TextIO
 
 from escalade_server.api.operations_servicer import ServiceInfo
@@ -25,28 +24,40 @@ from escalade_server.bootstrap.log import (
     say_started,
     say_tls,
 )
+from escalade_server.bootstrap.notices import Notices
 from escalade_server.bootstrap.options import DEFAULT_STATE, Options, StartError
 from escalade_server.bootstrap.process import version
+from escalade_server.bootstrap.reload import Place, StrategyKeeper, unlocked
+from escalade_server.bootstrap.reports import reports_of
 from escalade_server.bootstrap.state import (
     auth_required,
+    counters_of,
     is_locked,
+    local_path,
     open_store,
     recover_store,
     state_path,
     tokens_of,
 )
-from escalade_server.bootstrap.strategy import DIALECTS
+from escalade_server.bootstrap.strategy import load_strategy
+from escalade_server.checks.gates import AnswerGates
+from escalade_server.core.alerting import marks_of
 from escalade_server.core.commands import SetBench
 from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.entropy import SystemEntropy
+from escalade_server.engine.feed import Feed
+from escalade_server.engine.lookout import Lookout
 from escalade_server.engine.ports import Observer
 from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.evidence import EvidenceClassifier
 from escalade_server.providers.http import HttpClient, HttpLimits
+from escalade_server.providers.poster import HttpPoster
 from escalade_server.providers.registry import CODECS, ProviderRegistry
+from escalade_server.stores.redis import RedisStore
+from escalade_server.stores.sqlite import SqliteStore
 from escalade_server.stores.tokens import SqliteTokens
-from escalade_server.strategy.load import Loaded, load
+from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import names
 from escalade_server.telemetry.logs import Log, LogObserver, is_text
 from escalade_server.telemetry.mistakes import LoggedMistakes
@@ -63,7 +74,7 @@ class Running:
     def __init__(
         self,
         *,
-        loaded: Loaded,
+        strategies: StrategyKeeper,
         target: str,
         state: str,
         ledger_is_new: bool,
@@ -73,7 +84,7 @@ class Running:
         stack: AsyncExitStack,
     ) -> None:
         """Use ``start``."""
-        self.loaded = loaded
+        self.strategies = strategies
         self.target = target
         """Where it listens, as clients dial it."""
         self.state = state
@@ -83,6 +94,11 @@ class Running:
         self.engine = engine
         self.watchdog = watchdog
         self._stack = stack
+
+    @property
+    def loaded(self) -> Loaded:
+        """The strategy in force."""
+        return self.strategies.loaded
 
     async def stop(self) -> None:
         """Stop in order (see the top of the file); safe twice."""
@@ -110,63 +126,121 @@ async def start(
     """
     stream = log_stream or sys.stderr
     keys = os.environ if environ is None else environ
-    loaded = load(options.strategy, environ=keys, built_dialects=DIALECTS)
+    loaded = load_strategy(options.strategy, environ=keys)
     state = options.state or loaded.state_url or DEFAULT_STATE
-    path = state_path(state)
     clock, entropy = SystemClock(witnessed=bool(witnesses_of(loaded))), SystemEntropy()
     async with AsyncExitStack() as stack:
         log = open_log(options, stream, stack)
         mistakes = LoggedMistakes(log, entropy.task_id)
         catch_strays(stack, mistakes, log)
         http = await stack.enter_async_context(HttpClient(HttpLimits()))
-        is_new = path is None or not _exists(path)
         if options.recover:
-            await recover_store(path, clock, log)
-        store = await open_store(path, clock, loaded, stack, partial(say_ledger, log))
-
-        def heed(order: SetBench) -> None:
-            engine.heed(order)
-
-        engine = Engine(
-            catalog=loaded.catalog,
-            store=store,
-            providers=providers_of(loaded, http, clock, heed, witness_of(clock, loaded)),
-            clock=clock,
-            entropy=entropy,
-            observer=_observer_of(options, loaded, log, observers),
-            classifier=EvidenceClassifier(),
-            mistakes=mistakes,
-        )
+            await recover_store(state_path(state), clock, log)
+        opened = await open_store(state, clock, loaded, stack, partial(say_ledger, log))
+        keeps = loaded.catalog.rules.log_escalations
+        log_observer = LogObserver(log, options.log_level, log_escalations=keeps)
+        parts = _Parts(opened.store, opened.feed, http, clock, log, mistakes, log_observer)
+        store, feed = opened.store, opened.feed
+        observer = Observers((log_observer, feed, *observers))
+        engine = _engine_of(parts, loaded, entropy, observer, opened.secret)
         stack.push_async_callback(_drain, engine, log)
-        tokens = tokens_of(path, clock, stack)
+        tokens = tokens_of(local_path(state), clock, stack)
         told = server_options(options, loaded, tokens, clock)
+        place = Place(options.strategy, keys, options.state is not None, told.auth_required)
+        strategies = _keeper_of(parts, place, loaded, engine)
         nobody_known = told.auth_required and is_locked(options, tokens, clock.now_ms())
+        zone = loaded.catalog.rules.report_zone
+        reports, daily = reports_of(store, engine, log, zone)
         server = build_server(
-            engine, told, mistakes=mistakes, tokens=tokens, tls_told=partial(say_tls, log)
-        )
-        stack.push_async_callback(_stop_server, server, options.grace_s, log)
+            engine, told, mistakes=mistakes, tokens=tokens, tls_told=partial(say_tls, log),
+            strategies=strategies, feed=feed, reports=reports,
+        )  # fmt: skip
+        notices = Notices(
+            feed, store, clock=clock, entropy=entropy, poster=HttpPoster(http), log=log,
+            loaded=lambda: strategies.loaded,
+        )  # fmt: skip
+        stack.callback(notices.close)
+        stack.push_async_callback(_stop_server, server, engine, feed, options.grace_s, log)
         target, watchdog = await _listen(server, options.host), _watched(server, log)
-        server.background.start(clock_watch(clock, loaded, http, log))
+        server.background.start(clock_watch(clock, lambda: strategies.loaded, http, log))
+        server.background.start(strategies.watch)
+        server.background.start(Lookout(engine, feed).run)
+        notices.start(server.background)
+        server.background.start(daily.run)
         if not is_text(stream, options.log_format):  # people are told by the command itself
-            say_started(log, loaded, target, state if is_new else "", nobody_known=nobody_known)
+            new_state = opened.where if opened.is_new else ""
+            say_started(log, loaded, target, new_state, nobody_known=nobody_known)
         return Running(
-            loaded=loaded,
-            target=target,
-            state=state,
-            ledger_is_new=is_new,
-            nobody_known=nobody_known,
-            engine=engine,
-            watchdog=watchdog,
+            strategies=strategies, target=target, state=opened.where, engine=engine,
+            ledger_is_new=opened.is_new, nobody_known=nobody_known, watchdog=watchdog,
             stack=stack.pop_all(),
-        )
+        )  # fmt: skip
 
 
-def _observer_of(
-    options: Options, loaded: Loaded, log: Log, observers: Sequence[Observer]
-) -> Observer:
-    keeps = loaded.catalog.rules.log_escalations
-    log_observer = LogObserver(log, options.log_level, log_escalations=keeps)
-    return Observers((log_observer, *observers)) if observers else log_observer
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What engine and strategies are made of."""
+
+    store: SqliteStore | RedisStore
+    feed: Feed
+    http: HttpClient
+    clock: SystemClock
+    log: Log
+    mistakes: LoggedMistakes
+    log_observer: LogObserver
+
+    def providers(self, loaded: Loaded, heed: Callable[[SetBench], None]) -> ProviderRegistry:
+        """Make what calls the models of a strategy."""
+        return providers_of(loaded, self.http, self.clock, heed, witness_of(self.clock, loaded))
+
+
+def _engine_of(
+    parts: _Parts, loaded: Loaded, entropy: SystemEntropy, observer: Observer, secret: str
+) -> Engine:
+    def heed(order: SetBench) -> None:
+        engine.heed(order)
+
+    engine = Engine(
+        catalog=loaded.catalog,
+        store=parts.store,
+        providers=parts.providers(loaded, heed),
+        clock=parts.clock,
+        entropy=entropy,
+        observer=observer,
+        classifier=EvidenceClassifier(),
+        checker=AnswerGates(),
+        mistakes=parts.mistakes,
+        resume_secret=secret,
+    )
+    for order in unlocked(loaded, parts.store.standing(parts.clock.now_ms())):
+        engine.heed(order)
+    return engine
+
+
+def _keeper_of(parts: _Parts, place: Place, loaded: Loaded, engine: Engine) -> StrategyKeeper:
+    store, clock = parts.store, parts.clock
+
+    async def serve(new: Loaded) -> None:
+        """Put another strategy in force; what may fail comes first, and then all at once."""
+        found = parts.providers(new, engine.heed)
+        await store.adopt(counters_of(new), marks_of(new.catalog))
+        engine.adopt(new.catalog, found)
+        for order in unlocked(new, store.standing(clock.now_ms()), keeper.loaded):
+            engine.heed(order)
+        parts.log_observer.log_escalations = new.catalog.rules.log_escalations
+        clock.witnessed = bool(witnesses_of(new))
+
+    keeper = StrategyKeeper(
+        place,
+        loaded,
+        clock=clock,
+        log=parts.log,
+        mistakes=parts.mistakes,
+        spends=engine.spends,
+        serve=serve,
+        tell=parts.feed.publish,
+    )
+    return keeper
 
 
 def _watched(server: ApiServer, log: Log) -> Watchdog:
@@ -201,6 +275,7 @@ def providers_of(
                 found.account,
                 found.base_url,
                 found.secret.reveal() if found.secret else "",
+                found.connect_ms,
             ),
         )
         for found in loaded.endpoints.values()
@@ -216,7 +291,6 @@ def server_options(
     options: Options, loaded: Loaded, tokens: SqliteTokens | None, clock: SystemClock
 ) -> ServerOptions:
     """Say where to listen, to whom, and what the status tells of the service."""
-    now_ms = clock.now_ms()
     return ServerOptions(
         host=options.host,
         port=options.port,
@@ -226,16 +300,18 @@ def server_options(
         reflection=options.reflection,
         info=ServiceInfo(
             version=version(),
-            started_ms=now_ms,
-            strategy_sha256=hashlib.sha256(Path(loaded.file).read_bytes()).hexdigest(),
-            strategy_loaded_ms=now_ms,
-            not_in_effect=tuple(str(key) for key in loaded.not_yet_in_effect),
+            started_ms=clock.now_ms(),
         ),
     )
 
 
-async def _stop_server(server: ApiServer, grace_s: float, log: Log) -> None:
+async def _stop_server(
+    server: ApiServer, engine: Engine, feed: Feed, grace_s: float, log: Log
+) -> None:
     log.info(names.SERVER_DRAINING, calls=len(server.calls), grace_s=grace_s)
+    await server.drain()
+    engine.hand_over()
+    feed.close()
     await server.stop(grace_s)
 
 
@@ -246,7 +322,3 @@ async def _drain(engine: Engine, log: Log) -> None:
     except TimeoutError:
         log.warning(names.SERVER_DRAINING, unsettled=engine.running)
     log.info(names.SERVER_STOPPED)
-
-
-def _exists(path: str) -> bool:
-    return Path(path).exists()

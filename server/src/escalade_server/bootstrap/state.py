@@ -3,22 +3,38 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from escalade_server.api.server import is_loopback
 from escalade_server.bootstrap.options import DEFAULT_STATE, Options, StartError
 from escalade_server.bootstrap.strategy import load_strategy
+from escalade_server.core.alerting import marks_of
 from escalade_server.core.catalog import Counter
+from escalade_server.engine import reload
 from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.entropy import SystemEntropy
-from escalade_server.engine.ports import StoreError
+from escalade_server.engine.feed import Feed
+from escalade_server.engine.ports import FeedStore, Store, StoreError
 from escalade_server.engine.tokens import TokenDesk
+from escalade_server.engine.usage import UsageStore
+from escalade_server.stores.audit import LedgerDesk
 from escalade_server.stores.recover import recover
+from escalade_server.stores.redis import RedisStore
+from escalade_server.stores.redis_link import Place, place_of
+from escalade_server.stores.secret import load_secret
 from escalade_server.stores.sqlite import SqliteStore
 from escalade_server.stores.tokens import SqliteTokens
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import names
 from escalade_server.telemetry.logs import Log
+
+_SERVERS = ("redis", "rediss")
+
+
+class Ledger(Store, FeedStore, UsageStore, Protocol):
+    """What a server needs of its store."""
 
 
 def state_path(state: str) -> str | None:
@@ -34,11 +50,33 @@ def state_path(state: str) -> str | None:
     scheme, colon, rest = state.partition(":")
     if not colon or len(scheme) == 1:  # a drive letter is no scheme
         return state
+    if scheme in _SERVERS:
+        raise StartError(f"the state {scheme}: is a server, not a file: this works on files only")
     if scheme != "sqlite":
         raise StartError(
-            f"the state {scheme}: is not built yet; give a path, such as --state {DEFAULT_STATE}"
+            f"the state {scheme}: is not built; give a path, such as --state {DEFAULT_STATE}, or"
+            " redis://HOST"
         )
     return rest.removeprefix("//")
+
+
+def redis_place(state: str) -> Place | None:
+    """Find the Redis or Valkey of a state given as `redis://` or `rediss://`; None: it is a file.
+
+    Raises:
+        StartError: the URL cannot be used; the message never holds its password.
+    """
+    if state.partition(":")[0] not in _SERVERS:
+        return None
+    try:
+        return place_of(state)
+    except StoreError as error:
+        raise StartError(f"{error}") from error
+
+
+def local_path(state: str) -> str | None:
+    """Find beside which file local things are kept: also with Redis, tokens are in a file."""
+    return DEFAULT_STATE if redis_place(state) else state_path(state)
 
 
 def tokens_of(path: str | None, clock: SystemClock, stack: AsyncExitStack) -> SqliteTokens | None:
@@ -48,6 +86,19 @@ def tokens_of(path: str | None, clock: SystemClock, stack: AsyncExitStack) -> Sq
     tokens = SqliteTokens(_beside(path), clock)
     stack.callback(tokens.close)
     return tokens
+
+
+def resume_secret_of(path: str | None) -> str:
+    """Find what signs resume tokens, beside the ledger; state in memory draws it anew.
+
+    Raises:
+        StartError: it cannot be read or made.
+    """
+    fresh = SystemEntropy.secret()
+    try:
+        return fresh if path is None else load_secret(f"{path}.secret", fresh)
+    except StoreError as error:
+        raise StartError(f"{error}") from error
 
 
 def _beside(path: str) -> str:
@@ -62,10 +113,28 @@ def token_desk(state: str | None, strategy: str | None) -> TokenDesk:
         StartError: there is no such place.
     """
     stated = state or (load_strategy(strategy).state_url if strategy else None)
-    path, clock = state_path(stated or DEFAULT_STATE), SystemClock()
+    path, clock = local_path(stated or DEFAULT_STATE), SystemClock()
     if path is None:
         raise StartError("state in memory keeps no tokens; give a path with --state")
     return TokenDesk(SqliteTokens(_beside(path), clock), clock, SystemEntropy())
+
+
+def ledger_desk(state: str | None, strategy: str | None) -> tuple[LedgerDesk, list[Counter]]:
+    """Open the ledger of a state for an operator's command; a server may run meanwhile.
+
+    The counters are those of the strategy, if one is given.
+
+    Raises:
+        StrategyErrors: the strategy does not load.
+        StartError: there is no such place.
+        StoreError: there is no ledger that can be read.
+    """
+    loaded = load_strategy(strategy, assume_keys=True) if strategy else None
+    path = state_path(state or (loaded.state_url if loaded else None) or DEFAULT_STATE)
+    if path is None:
+        raise StartError("state in memory ends with its server; give a path with --state")
+    counters = counters_of(loaded) if loaded else []
+    return LedgerDesk(path, SystemClock(), Calendar()), counters
 
 
 def auth_required(options: Options, loaded: Loaded, tokens: SqliteTokens | None) -> bool:
@@ -114,32 +183,58 @@ async def recover_store(path: str | None, clock: SystemClock, log: Log) -> None:
     log.warning(names.LEDGER_RECOVERED, detail=told)
 
 
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+class Opened(NamedTuple):
+    """A ledger that is open, with its feed."""
+
+    store: SqliteStore | RedisStore
+    feed: Feed
+    where: str
+    """As people are told: without a password (D6)."""
+    is_new: bool
+    secret: str
+    """Signs resume tokens; of all servers that share the ledger."""
+
+
 async def open_store(
-    path: str | None,
+    state: str,
     clock: SystemClock,
     loaded: Loaded,
     stack: AsyncExitStack,
     tell: Callable[[str], None],
-) -> SqliteStore:
+) -> Opened:
     """Open the ledger of a strategy, booking what dead owners left; ``stack`` closes it.
+
+    The event feed is kept in it, and told of what it kept from the first moment on.
 
     ``tell`` hears why it cannot be written, and nothing when it can be again.
 
     Raises:
-        StartError: the file cannot be used; the message says why.
+        StartError: it cannot be used; the message says why.
     """
-    store = SqliteStore(path, clock, Calendar(), tell=tell)
+    place, path, zone = redis_place(state), local_path(state), loaded.catalog.rules.report_zone
+    is_new = path is None or not _exists(path)
+    store: SqliteStore | RedisStore
+    if place is not None:
+        fresh = SystemEntropy.secret()
+        store = RedisStore(place, clock, Calendar(), tell, zone=zone, secret=fresh)
+    else:
+        store = SqliteStore(path, clock, Calendar(), tell=tell, zone=zone)
     stack.push_async_callback(store.close)
+    feed = Feed(store, clock)
+    store.follow(feed.told, marks_of(loaded.catalog))
     try:
         await store.open(counters_of(loaded))
     except StoreError as error:
         raise StartError(f"{error}") from error
-    return store
+    if isinstance(store, RedisStore):
+        return Opened(store, feed, repr(place), store.is_new, store.secret)
+    return Opened(store, feed, state, is_new, resume_secret_of(path))
 
 
 def counters_of(loaded: Loaded) -> list[Counter]:
     """List every counter of a strategy once, in the order of the file."""
-    catalog = loaded.catalog
-    counters = [counter for model in catalog.models for counter in model.counters]
-    counters += [counter for agent in catalog.agents.values() for counter in agent.counters]
-    return list({counter.key: counter for counter in counters}.values())
+    return list(reload.counters_of(loaded.catalog).values())

@@ -22,6 +22,7 @@ from escalade_server.cli.client import DEFAULT_TARGET, connect, refused
 @click.option("--highest-layer", default="", help="The highest layer that may answer.")
 @click.option("--max-output-tokens", type=click.IntRange(min=1), help="Limits the answer.")
 @click.option("--timeout", type=output.Duration(), help="For the whole call, such as 90s.")
+@click.option("--no-wait", is_flag=True, help="Fail at once where it would wait for capacity.")
 @click.option("--stream/--whole", default=True, help="The answer as it comes, or in one piece.")
 @output.json_option
 @click.argument("prompt")
@@ -37,6 +38,7 @@ def command(
     highest_layer: str,
     max_output_tokens: int | None,
     timeout: float | None,
+    no_wait: bool,
     stream: bool,
     as_json: bool,
     prompt: str,
@@ -53,7 +55,11 @@ def command(
         complexity=complexity,
         capabilities=capabilities,
     )
-    limits = escalade.Constraints(free_only=free_only or None, highest_layer=highest_layer)
+    limits = escalade.Constraints(
+        free_only=free_only or None,
+        highest_layer=highest_layer,
+        may_wait=False if no_wait else None,
+    )
     told: list[str] = []
     on_event = _teller(told, None if as_json else sys.stderr)
     try:

@@ -13,6 +13,8 @@ from escalade_server.cli.demo_books import Books, Done
 from escalade_server.cli.demo_day import TURN_TEXT, Chore, Step, Turn, Weather
 
 TASK_TIMEOUT_S = 30.0
+NO_WAIT = escalade.Constraints(may_wait=False)
+"""Nobody stays for tomorrow's quota: what cannot be done now is said now."""
 BETWEEN_TASKS_S = 0.1
 READING_S = 1.5
 """Time to read what is explained for the first time."""
@@ -92,6 +94,7 @@ class Agent:
                     task=task,
                     max_output_tokens=chore.tokens_max,
                     timeout=TASK_TIMEOUT_S,
+                    constraints=NO_WAIT,
                     on_event=events.append,
                 )
         except escalade.EscaladeError as error:
@@ -116,6 +119,7 @@ class Agent:
             task=task,
             max_output_tokens=chore.tokens_max,
             timeout=TASK_TIMEOUT_S,
+            constraints=NO_WAIT,
             on_event=on_event,
             on_restart=restart,
         ) as stream:

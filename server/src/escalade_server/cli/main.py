@@ -7,13 +7,17 @@ NAMES = (
     "check",
     "complete",
     "demo",
+    "doctor",
     "explain",
+    "report",
+    "ledger",
     "schema",
     "serve",
     "simulate-providers",
     "status",
     "token",
     "version",
+    "watch",
 )
 
 
@@ -33,8 +37,14 @@ class Commands(click.Group):
                 from escalade_server.cli.complete import command
             case "demo":
                 from escalade_server.cli.demo import command
+            case "doctor":
+                from escalade_server.cli.doctor import command
             case "explain":
                 from escalade_server.cli.explain import command
+            case "ledger":
+                from escalade_server.cli.ledger import command
+            case "report":
+                from escalade_server.cli.report import command
             case "schema":
                 from escalade_server.cli.schema import command
             case "serve":
@@ -47,6 +57,8 @@ class Commands(click.Group):
                 from escalade_server.cli.token import command
             case "version":
                 from escalade_server.cli.version import command
+            case "watch":
+                from escalade_server.cli.watch import command
             case _:
                 return None
         return command

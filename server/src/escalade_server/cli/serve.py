@@ -112,7 +112,9 @@ def _address(listen: str) -> tuple[str, int]:
 
 async def _serve(options: Options, *, as_json: bool) -> None:
     stop = bootstrap.stop_signal()
+    bootstrap.on_hangup(lambda: None)  # what has just been read need not be read again
     running = await bootstrap.start(options)
+    bootstrap.on_hangup(running.strategies.hang_up)
     try:
         if as_json:
             output.print_json_line(_as_json(running))

@@ -51,8 +51,16 @@ def _say(status: GetStatusResponse) -> None:
         out.print(
             output.table(("quota", "used", "spent", "held", "limit", "resets (UTC)"), quotas, out)
         )
+    if status.waiter_count:
+        soonest = min((w.earliest.ToDatetime() for w in status.waiters), default=None)
+        when = "" if soonest is None else f", until {soonest:{TIME}} UTC at the soonest"
+        output.say(out, f"{status.waiter_count} tasks wait for capacity{when}", "yellow")
     for key in status.strategy.not_in_effect:
         output.say(out, key, "dim")
+    if status.strategy.refused_why:
+        when = f"{status.strategy.refused.ToDatetime():{TIME}} UTC"
+        why = status.strategy.refused_why
+        output.say(out, f"The strategy file of {when} is refused: {why}", "bold red")
     draining = ", draining" if status.draining else ""
     version = f"escalade {status.version}"
     output.say(out, f"{version}, {status.in_flight_count} tasks in flight{draining}")
@@ -122,7 +130,21 @@ def _as_json(status: GetStatusResponse) -> dict[str, object]:
         "draining": status.draining,
         "strategy_sha256": status.strategy.sha256,
         "not_in_effect": list(status.strategy.not_in_effect),
+        "strategy_refused_why": status.strategy.refused_why,
+        "strategy_refused_count": status.strategy.refused_count,
         "in_flight_count": status.in_flight_count,
+        "waiter_count": status.waiter_count,
+        "waiters": [
+            {
+                "agent": one.agent,
+                "request_id": one.request_id,
+                "since": one.since.ToJsonString(),
+                "earliest": one.earliest.ToJsonString(),
+                "rule": one.rule,
+                "position": one.position,
+            }
+            for one in status.waiters
+        ],
         "layers": [
             {
                 "name": layer.name,

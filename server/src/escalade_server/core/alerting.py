@@ -3,6 +3,7 @@
 An alert that a person must mend is told once an hour.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from escalade_server.core.catalog import (
@@ -11,7 +12,6 @@ from escalade_server.core.catalog import (
     Counter,
     CounterScope,
     Layer,
-    Period,
     Unit,
 )
 from escalade_server.core.facts import Alert, AlertKind
@@ -20,6 +20,7 @@ from escalade_server.core.rules import OnBudgetAlert
 from escalade_server.core.window import slides
 
 AGAIN_MS = HOUR_MS
+_OF_LAYER = frozenset({CounterScope.LAYER, CounterScope.MODEL})
 _OF_ACCOUNT = frozenset({AlertKind.AUTH, AlertKind.BALANCE})
 
 
@@ -40,6 +41,8 @@ class Mark(NamedTuple):
     percent: int
     at: int
     kind: AlertKind
+    layer: str = ""
+    """The layer whose cap or model it concerns; empty where several share the counter."""
 
 
 def marks_of(catalog: Catalog) -> dict[str, tuple[Mark, ...]]:
@@ -52,24 +55,31 @@ def marks_of(catalog: Catalog) -> dict[str, tuple[Mark, ...]]:
     rules = catalog.rules
     if rules.on_budget_alert is OnBudgetAlert.OFF:
         return {}
-    found = {}
-    for counter in [c for model in catalog.models for c in model.counters] + [
-        c for agent in catalog.agents.values() for c in agent.counters
-    ]:
-        if not slides(counter.period) and counter.limit:
-            kind = AlertKind.BUDGET if counter.unit is Unit.NANOS else AlertKind.QUOTA
-            found[counter.key] = tuple(
-                Mark(percent, -(-counter.limit * percent // 100), kind)
-                for percent in sorted(set(rules.alert_percents))
-                if percent > 0
-            )
+    percents = [percent for percent in sorted(set(rules.alert_percents)) if percent > 0]
+    found = {
+        counter.key: _marks(counter, percents, "")
+        for agent in catalog.agents.values()
+        for counter in agent.counters
+    }
     for layer in catalog.layers:
-        for counter in {c.key: c for model in layer.models for c in model.counters}.values():
-            if _is_planned(layer, counter) and counter.key in found:
+        for counter in [counter for model in layer.models for counter in model.counters]:
+            own = layer.name if counter.scope in _OF_LAYER else ""
+            marks = _marks(counter, percents, own)
+            if _is_planned(layer, counter):
                 percent = layer.fee_nanos * 100 // counter.limit
-                plan = Mark(percent, layer.fee_nanos, AlertKind.PLAN)
-                found[counter.key] = tuple(sorted((*found[counter.key], plan), key=_at))
+                plan = Mark(percent, layer.fee_nanos, AlertKind.PLAN, own)
+                marks = tuple(sorted((*marks, plan), key=_at))
+            found[counter.key] = marks
     return {key: marks for key, marks in found.items() if marks}
+
+
+def _marks(counter: Counter, percents: Sequence[int], layer: str) -> tuple[Mark, ...]:
+    if slides(counter.period) or not counter.limit:
+        return ()
+    kind = AlertKind.BUDGET if counter.unit is Unit.NANOS else AlertKind.QUOTA
+    return tuple(
+        Mark(percent, -(-counter.limit * percent // 100), kind, layer) for percent in percents
+    )
 
 
 def _at(mark: Mark) -> int:
@@ -79,8 +89,6 @@ def _at(mark: Mark) -> int:
 def _is_planned(layer: Layer, counter: Counter) -> bool:
     return (
         counter.scope is CounterScope.LAYER
-        and counter.unit is Unit.NANOS
-        and counter.period is Period.MONTH
         and 0 < layer.fee_nanos < counter.limit
         and any(model.billing is Billing.METERED for model in layer.models)
     )

@@ -1,5 +1,7 @@
 """The first look at a task: its score, what it needs, and where it starts."""
 
+from dataclasses import replace
+
 from escalade_server.core import complexity
 from escalade_server.core.catalog import Catalog, TaskType
 from escalade_server.core.facts import EscalationReason
@@ -39,6 +41,8 @@ def first_look(request: Request, catalog: Catalog) -> FirstLook:
     )
     need = need_of(request, catalog, kind, text_bytes, images)
     origin, target, clamped = start(catalog, need, kind, points.units)
+    if target and origin == target:
+        need = replace(need, jumped_to=target)
     threshold = catalog.scoring.threshold_micro
     per_micro = complexity.UNITS_PER_MICRO
     assessment = Assessment(  # by place: names cost as much as all the rest of it

@@ -8,10 +8,11 @@ from escalade_server.core.catalog import Model
 from escalade_server.core.commands import Candidate
 from escalade_server.core.events import ChunkArrived, Delta, Finish, TextDelta
 from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.gates import Demands
 from escalade_server.core.record import record
 from escalade_server.core.rules import Rules
 from escalade_server.core.task import FinishReason, Usage
-from escalade_server.core.trace import Oddities
+from escalade_server.core.trace import Answer, Oddities
 
 _WHOLE = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS)
 
@@ -57,6 +58,8 @@ class Live:
     """When it ended, where its caller says so; 0: when we are told."""
     digest: str = ""
     """Of its caller's report, if it made one (R32)."""
+    demands: Demands | None = None
+    """What its answer must pass before any of it is delivered (R21)."""
     _held: list[Delta] = field(default_factory=list)
 
     @property
@@ -68,7 +71,7 @@ class Live:
         """Take one read and answer the deltas that may go on to the caller.
 
         Blank text is held until something follows it: the gate ``empty`` is decided at the first
-        non-blank content (R21).
+        non-blank content (R21). Under any other gate all is held until the answer has passed.
         """
         if chunk.finish is not None:
             self.finish, self.finish_ms = chunk.finish, now_ms
@@ -87,6 +90,9 @@ class Live:
         if not self.first_ms:
             self.first_ms = now_ms
         self.fold.add(deltas)
+        if self.demands is not None:
+            self._held.extend(deltas)
+            return ()
         if self.fold.has_content:
             if self._held:
                 deltas = (*self._held, *deltas)
@@ -94,6 +100,17 @@ class Live:
             return deltas
         self._held.extend(d for d in deltas if isinstance(d, TextDelta))
         return tuple(d for d in deltas if not isinstance(d, TextDelta))
+
+    def held(self) -> tuple[Delta, ...]:
+        """All that was held back, to be delivered after all."""
+        held, self._held = tuple(self._held), []
+        return held
+
+    @property
+    def answer(self) -> Answer:
+        """What came of it, whole; without parts where only the figures are wanted."""
+        finish = self.finish or Finish(FinishReason.STOP)
+        return Answer(self.fold.parts(), finish.reason, finish.detail)
 
     @property
     def is_empty(self) -> bool:
@@ -106,8 +123,13 @@ class Live:
         """Instant at which a silent provider has been silent for too long (R24, R26)."""
         if self.finish is not None:
             return self.finish_ms + rules.usage_grace_ms
-        silent = self.last_ms + rules.idle_ms if self.first_ms else self.first_token_by_ms
+        silent = self.last_ms + self.idle_ms(rules) if self.first_ms else self.first_token_by_ms
         return min(silent, self.total_by_ms)
+
+    def idle_ms(self, rules: Rules) -> int:
+        """How long its provider may be silent in mid-answer."""
+        own = self.candidate.model.pace.idle_ms
+        return rules.idle_ms if own is None else own
 
     def overdue(self, rules: Rules, now_ms: int) -> Failure | None:
         """Say which limit of time has passed, if one has and the answer is not whole."""
@@ -116,7 +138,7 @@ class Live:
         if now_ms >= self.total_by_ms:
             detail = f"was not done after {(now_ms - self.started_ms) / 1000:.0f} s"
         elif self.first_ms:
-            detail = f"stalled for {rules.idle_ms / 1000:g} s in mid-answer"
+            detail = f"stalled for {self.idle_ms(rules) / 1000:g} s in mid-answer"
         else:
             detail = f"gave no token in {(now_ms - self.started_ms) / 1000:.1f} s"
         return Failure(FailureClass.TIMEOUT, detail)

@@ -16,6 +16,8 @@ from escalade_server.core.events import (
     StreamEnded,
 )
 from escalade_server.core.failure import ANSWERS, Failure, FailureClass
+from escalade_server.core.gates import Gate, OnUnmet
+from escalade_server.core.gating import Gating
 from escalade_server.core.rules import Rules
 from escalade_server.core.task import Delivery, Request
 
@@ -24,7 +26,7 @@ DRAIN_MS = 60_000
 LEASE_MS = 600_000
 """How long a caller that calls a model itself may take to report, unless it says Progress (R32)."""
 _STREAM, _WHOLE, _ROUTE = Delivery.STREAM, Delivery.WHOLE, Delivery.ROUTE  # faster than the enum
-_EMPTY = Failure(FailureClass.PROTOCOL, "gave an empty answer")
+_EMPTY = Failure(FailureClass.PROTOCOL, "gave an empty answer", code=Gate.EMPTY.value)
 _CUT_SHORT = Failure(FailureClass.PROTOCOL, "broke off without a finish reason")
 
 
@@ -37,6 +39,9 @@ class Calling:
     live: Live | None = None
     draining: Live | None = None
     task_type: str = ""
+    gating: Gating | None = None
+    unmet: Live | None = None
+    """The last answer that failed a gate, to stand in where no better one can be had (R21)."""
 
     @property
     def routed(self) -> bool:
@@ -50,6 +55,14 @@ class Calling:
             return self.live.patience_ms(self.rules)
         return self.draining.drain_until_ms if self.draining else None
 
+    @property
+    def rejections_max(self) -> int:
+        """Failed gates that the task may escalate on: a caller may lower the strategy's number."""
+        asked, most = self.request.quality, self.rules.quality.escalations_max
+        if asked is None or asked.escalations_max is None:
+            return most
+        return min(asked.escalations_max, most)
+
     def prepare(
         self, number: int, candidate: Candidate, reservation_id: str, now_ms: int, *, others: bool
     ) -> Live:
@@ -59,14 +72,20 @@ class Calling:
         tried, and all that is left for the last one (R24).
         """
         left = self.request.deadline_ms - now_ms
-        total = min(left, self.rules.attempt_total_ms)
-        first = min(self.rules.first_token_ms, left // 2) if others else left
+        pace, rules = candidate.model.pace, self.rules
+        most = rules.attempt_total_ms if pace.total_ms is None else pace.total_ms
+        total = min(left, most)
+        first = rules.first_token_ms if pace.first_token_ms is None else pace.first_token_ms
+        first = min(first, left // 2) if others else left
         if self.routed:
             first = total = min(left, LEASE_MS)
-        is_whole = self.request.delivery is _WHOLE
+        demands = None if self.gating is None else self.gating.demands_on(candidate)
+        is_whole = self.request.delivery is _WHOLE or demands is not None
         fold = Fold(keep=is_whole or is_kept(self.request, self.rules))
         at = now_ms
-        return Live(number, candidate, reservation_id, at, at + first, at + total, fold)
+        live = Live(number, candidate, reservation_id, at, at + first, at + total, fold)
+        live.demands = demands
+        return live
 
     def hear(
         self, news: ChunkArrived | StreamEnded | AttemptFailed, now_ms: int, out: list[Command]
@@ -83,19 +102,46 @@ class Calling:
             if live.finish is None or news.usage is None:
                 return None  # usage told before the finish may not be the last (U26)
         failure = news.failure if isinstance(news, AttemptFailed) else _CUT_SHORT
-        return self._end(live, failure)
+        return self._end(live, failure, out)
 
-    def _end(self, live: Live, failure: Failure | None) -> Over:
+    def _end(self, live: Live, failure: Failure | None, out: list[Command]) -> Over:
         """With its finish reason an answer is whole, however the stream ended (guarantee 6)."""
         self.live = None
         if live.is_empty:
             return Over(live, Ending.REJECTED, _EMPTY)
         if live.finish is not None or failure is None:
-            return Over(live, Ending.WHOLE)
-        if failure.cls in ANSWERS and not live.delivered:
+            failure = None
+        elif failure.cls in ANSWERS and not live.delivered:
             live.finish = Finish(ANSWERS[failure.cls], failure.code)
-            return Over(live, Ending.WHOLE, failure)
-        return Over(live, Ending.BROKEN, failure)
+        else:
+            return Over(live, Ending.BROKEN, failure)
+        if live.demands is not None:
+            rejected = self._rejection(live, failure)
+            if rejected is not None:
+                return Over(live, Ending.REJECTED, rejected)
+            out += self.delivery_of(live)
+        return Over(live, Ending.WHOLE, failure)
+
+    def _rejection(self, live: Live, failure: Failure | None) -> Failure | None:
+        """Ask the gates; ``failure`` is that of a filter, whose answer is charged as told (C5)."""
+        gating = self.gating
+        if gating is None or live.demands is None:
+            return None
+        failed = gating.checker.check(self.request, live.answer, live.demands)
+        if failed is None:
+            return None
+        if gating.on_unmet is OnUnmet.DELIVER:
+            self.unmet = live
+        cls = failure.cls if failure else FailureClass.PROTOCOL
+        return Failure(cls, failed.detail, code=failed.gate.value)
+
+    def delivery_of(self, live: Live) -> tuple[Deliver, ...]:
+        """Order what was held back of an attempt to be delivered, if its caller takes deltas."""
+        held = live.held()
+        if not held or self.request.delivery is not _STREAM:
+            return ()
+        live.delivered = True
+        return (Deliver(live.number, held),)
 
     def report(self, outcome: OutcomeReported, now_ms: int) -> Over | None:
         """Take the caller's word on the attempt that it called itself (R32)."""
@@ -149,7 +195,7 @@ class Calling:
         failure = live.overdue(self.rules, now_ms)
         if failure is not None:
             out.append(CancelCall(live.number))
-        return self._end(live, failure)
+        return self._end(live, failure, out)
 
     def drop(self, now_ms: int, out: list[Command]) -> Over | None:
         """Let go of the live attempt: cancelled, or read on where it bills to its end (R25).
@@ -183,7 +229,9 @@ def reported(live: Live, outcome: OutcomeReported, now_ms: int) -> Over:
     if failure is None and outcome.first_token_ms is not None:
         live.first_ms = min(live.started_ms + outcome.first_token_ms, live.ended_ms or now_ms)
     if outcome.rejected:
-        gate = Failure(FailureClass.PROTOCOL, f"failed the caller's gate {outcome.rejected}")
+        code = outcome.gate.value if outcome.gate else ""
+        detail = f"failed the caller's gate {outcome.rejected}"
+        gate = Failure(FailureClass.PROTOCOL, detail, code=code)
         return Over(live, Ending.REJECTED, gate)
     if failure is None:
         return Over(live, Ending.WHOLE)

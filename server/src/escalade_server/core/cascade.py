@@ -3,7 +3,8 @@
 Rules of the file:
 1. Every change of ``_state`` lives here. No other module knows the states.
 2. At most one attempt is in flight; news of any other attempt only settles it.
-3. Every reservation that was granted is settled exactly once, whatever happens to the task.
+3. Every reservation that was granted is settled exactly once, whatever happens to the task; if
+   its answer stands in later, a second settlement says so and books nothing (R21).
 4. A task has one ending (``End``), and nothing is announced or delivered after it. A good ending
    waits until the settlement is durable (DESIGN 6, guarantee 4).
 5. Text of two attempts is never spliced: what a broken attempt delivered is retracted first.
@@ -11,7 +12,8 @@ Rules of the file:
 | state     | event                        | next                                            |
 |-----------|------------------------------|-------------------------------------------------|
 | NEW       | Started                      | advance                                         |
-| (advance) | walk: Choice / Pause / end   | RESERVING / PAUSED / ENDED                      |
+| (advance) | walk: Choice / Pause / end   | RESERVING / PAUSED / WAITING or ENDED           |
+| (advance) | dead end, a rejected answer  | SETTLING, if it may stand in                    |
 | RESERVING | Reserved                     | CALLING                                         |
 | RESERVING | ReservationDenied, Repeated  | advance; ENDED, as its request id was before    |
 | RESERVING | StoreFailed                  | ENDED; released, in case it was held            |
@@ -21,6 +23,8 @@ Rules of the file:
 | CALLING   | OutcomeReported              | as StreamEnded or AttemptFailed                 |
 | CALLING   | LeaseExtended / ReportsEnded | CALLING / SETTLING                              |
 | PAUSED    | TimePassed                   | advance                                         |
+| WAITING   | TurnCame / TimePassed        | advance anew from the start / told again        |
+| WAITING   | TurnedAway, no time is left  | ENDED                                           |
 | SETTLING  | Settled / SettleFailed       | ENDED                                           |
 | any       | CallerLeft, deadline         | ENDED, but from SETTLING; all is still settled  |
 """
@@ -29,45 +33,47 @@ from enum import Enum
 from typing import assert_never
 
 from escalade_server.core import change, commands, ending, events, facts, policy, settlement, walk
+from escalade_server.core.aftermath import Aftermath
 from escalade_server.core.assess import first_look
 from escalade_server.core.attempt import Ending, Live, Over
 from escalade_server.core.calling import Calling
 from escalade_server.core.catalog import Catalog
 from escalade_server.core.diary import Diary
 from escalade_server.core.ending import NoWay
-from escalade_server.core.experience import Experience, shared
+from escalade_server.core.experience import Experience
 from escalade_server.core.facts import ErrorReason
-from escalade_server.core.failure import TABLE, Failure
-from escalade_server.core.oddities import alerts
-from escalade_server.core.settlement import Booking
-from escalade_server.core.standing import Standing, VerdictClass
-from escalade_server.core.task import OnInterruption, Request
+from escalade_server.core.gating import Checker, gating_of
+from escalade_server.core.standing import Standing
+from escalade_server.core.task import Request
 from escalade_server.core.trace import AttemptStatus, Skip
+from escalade_server.core.waits import Waits
 
-_State = Enum("_State", "NEW RESERVING CALLING PAUSED SETTLING ENDED")
-_NEW, _RESERVING, _CALLING, _PAUSED, _SETTLING, _ENDED = _State  # faster than the enums
+_State = Enum("_State", "NEW RESERVING CALLING PAUSED WAITING SETTLING ENDED")
+_NEW, _RESERVING, _CALLING, _PAUSED, _WAITING, _SETTLING, _ENDED = _State  # faster than the enums
 _WHOLE, _REJECTED, _BROKEN = Ending.WHOLE, Ending.REJECTED, Ending.BROKEN
 
 
 class Cascade:
     """The whole interface is ``handle`` and ``wake_at_ms``; ``closed`` says that all is booked."""
 
-    def __init__(self, catalog: Catalog, request: Request, task_id: str) -> None:
-        """Begin a task; ``task_id`` makes its reservation ids unique."""
+    def __init__(self, catalog: Catalog, request: Request, task_id: str, checker: Checker) -> None:
+        """Begin a task; ``task_id`` makes its reservation ids unique, ``checker`` asks gates."""
         self._request, self._rules = request, catalog.rules
         look = first_look(request, catalog)
-        self._need, self._seen = look.need, Experience()
+        self._seen = Experience()
         self._walk = walk.begin(catalog, request, look, self._seen)
         self._diary = Diary(request, catalog, look, [catalog.layers[0].name])
-        self._calling = Calling(request, self._rules, task_type=look.assessment.type)
+        kind, most = look.assessment.type, look.need.output_bound
+        gating = gating_of(request, self._rules.quality, kind, most, checker)
+        self._calling = Calling(request, self._rules, task_type=kind, gating=gating)
         self._state: _State = _NEW
         self._out: list[commands.Command] = []
-        self._now = self._resume_ms = self._serial = self._rejections = 0
+        self._now = self._resume_ms = self._serial = 0
         self._task_id, self._reservation_id = task_id, ""
         self._choice: walk.Choice | None = None  # what is being reserved
         self._final: Live | None = None
-        self._waiting_told: set[VerdictClass] = set()
-        self._cut: Failure | None = None
+        self._aftermath = Aftermath(self._diary, self._calling, self._seen)
+        self._waits = Waits(self._diary, self._rules, request)
 
     @property
     def closed(self) -> bool:
@@ -83,6 +89,8 @@ class Cascade:
             return min(deadline_ms, self._calling.wake_at_ms or 0)
         if state is _PAUSED:
             return min(deadline_ms, self._resume_ms)
+        if state is _WAITING:
+            return self._waits.wake_at_ms
         return self._calling.wake_at_ms if state in (_ENDED, _SETTLING) else deadline_ms
 
     def handle(self, event: events.Event, *, now_ms: int) -> tuple[commands.Command, ...]:
@@ -120,6 +128,8 @@ class Cascade:
                 self._give_up(ErrorReason.CANCELLED, "the caller left")
             case events.TimePassed(standing):
                 self._on_time(standing)
+            case events.TurnCame() | events.TurnedAway():
+                self._on_turn(event)
             case _:
                 assert_never(event)
         return tuple(self._out)
@@ -158,11 +168,7 @@ class Cascade:
             self._advance(standing)
             return
         self._state, self._resume_ms = _PAUSED, pause.until_ms
-        if pause.reason not in self._waiting_told:
-            self._waiting_told.add(pause.reason)
-            waiting = facts.Waiting(pause.reason, pause.earliest_ms, pause.rule)
-            self._out.append(commands.Announce(waiting))
-        self._diary.wait(self._now)
+        self._waits.pause(pause, self._now, self._out)
 
     def _go_on(self) -> None:
         """Look for the next model as soon as the engine hands in a fresh standing."""
@@ -182,7 +188,8 @@ class Cascade:
             event.attempt, candidate, self._reservation_id, self._now, others=choice.others_remain
         )
         if self._state is not _RESERVING:  # the caller left meanwhile: nothing was sent
-            self._book(live, settlement.NOT_SENT, AttemptStatus.NOT_SENT)
+            status = AttemptStatus.NOT_SENT
+            self._aftermath.book(live, settlement.NOT_SENT, status, self._now, self._out)
             return
         skips = self._walk.granted(choice, event.denials)
         self._diary.skip(skips)
@@ -196,59 +203,31 @@ class Cascade:
         """An attempt is over: book it, then accept it, go on, or end."""
         if over is None:
             return
-        live, end, failure = over.live, over.ending, over.failure
-        booking, status = settlement.of(over, self._need, routed=self._calling.routed)
-        self._book(live, booking, status, failure)
-        if end is _WHOLE or end is _REJECTED:
-            self._out += () if self._calling.routed else alerts(live)
-            self._out.append(commands.ReportHealth(live.model.provider))
-        if end is _WHOLE:
-            self._final, self._state = live, _SETTLING
-        elif end is _REJECTED and failure is not None:
-            self._on_rejected(live, failure)
-        elif end is _BROKEN and failure is not None:
-            self._on_broken(live, failure)
-
-    def _on_rejected(self, live: Live, failure: Failure) -> None:
-        """An answer that fails its gate is charged, and its whole layer is out (R21)."""
-        self._retract(live, failure)
-        self._seen.reject(live.model.layer_index)
-        self._rejections += 1
-        if self._rejections > self._rules.quality_escalations_max:
-            self._fail(ErrorReason.QUALITY_NOT_MET, f"every answer failed: {failure.detail}")
-        else:
+        why = self._aftermath.of(over, self._now, self._out)
+        if why is not None:
+            self._no_more(why)
+        elif over.ending is _WHOLE:
+            self._final, self._state = over.live, _SETTLING
+        elif over.ending is _REJECTED or over.ending is _BROKEN:
             self._go_on()
 
-    def _on_broken(self, live: Live, failure: Failure) -> None:
-        """Set aside what must be, then go on or end."""
-        estimate = self._need.input_estimate
-        orders = self._seen.learn(live, failure, self._rules, estimate, self._now)
-        self._out += shared(orders, live, failure, self._request)
-        if live.delivered and self._request.on_interruption is OnInterruption.FAIL:
-            self._fail(ErrorReason.INTERRUPTED, change.broke(live.model, failure.detail))
+    def _on_turn(self, event: events.TurnCame | events.TurnedAway) -> None:
+        """Look anew after a wait, from the start of the way; or wait no more (R22)."""
+        if self._state is not _WAITING:
             return
-        self._cut = failure if live.delivered else self._cut
-        self._retract(live, failure)
-        if TABLE[failure.cls].terminal:
-            self._fail(ErrorReason.REQUEST_REJECTED, change.broke(live.model, failure.detail))
-        else:
-            self._go_on()
-
-    def _retract(self, live: Live, failure: Failure) -> None:
-        if live.delivered:
-            retracted = facts.Retracted(live.number, failure.cls, failure.detail)
-            self._out.append(commands.Announce(retracted))
-
-    def _book(
-        self, live: Live, booking: Booking, status: AttemptStatus, failure: Failure | None = None
-    ) -> None:
-        """Settle an attempt; its list value counts for the task's spend limit (R15)."""
-        self._out.append(self._diary.book(live, booking, status, self._now, failure))
-        if live.model.is_paid:
-            self._seen.spent_nanos += booking.nanos
+        if isinstance(event, events.TurnedAway):
+            self._end_without(self._waits.turned_away(event, self._now, self._out))
+            return
+        self._request, self._walk = self._waits.anew(self._walk, self._now)
+        self._calling.request = self._request
+        self._advance(event.standing)
 
     def _on_time(self, standing: Standing) -> None:
-        if self._now >= self._request.deadline_ms and self._state not in (_ENDED, _SETTLING):
+        if self._state is _WAITING:
+            why = self._waits.look(self._now, self._out)
+            if why is not None:
+                self._end_without(why)
+        elif self._now >= self._request.deadline_ms and self._state not in (_ENDED, _SETTLING):
             self._give_up(ErrorReason.DEADLINE_REACHED, "the deadline came before an answer")
         elif self._state is _PAUSED and self._now >= self._resume_ms:
             self._advance(standing)
@@ -273,20 +252,40 @@ class Cascade:
             self._fail(reason, detail)
 
     def _on_settled(self, attempt: int, standing: Standing) -> None:
-        self._diary.unsettled.discard(attempt)
-        final = self._final
-        if self._state is _SETTLING and final is not None and final.number == attempt:
+        durable, final = self._diary.settled(attempt), self._final
+        if not durable or final is None or final.number != attempt:
+            return
+        if self._state is _SETTLING:
             self._state = _ENDED
+            if self._diary.stand_in is not None:
+                told = change.stands_in(self._diary, final)
+                self._out += [commands.Announce(fact) for fact in told]
+                self._out += self._calling.delivery_of(final)
             outcome = ending.finished(self._diary, final, standing, self._now)
             self._out.append(self._diary.end(outcome))
 
     def _on_settle_failed(self, attempt: int, detail: str) -> None:
-        self._diary.unsettled.discard(attempt)
+        self._diary.settled(attempt)
         if self._state is _SETTLING:
             self._fail(ErrorReason.LEDGER_UNAVAILABLE, f"the cost is not booked yet: {detail}")
 
     def _no_way(self, untriggered: str) -> None:
-        self._end_without(ending.no_way(self._diary, untriggered, self._cut, self._now))
+        """Wait for what reopens, if that may be and can help; else end (R22)."""
+        why = ending.no_way(self._diary, untriggered, self._aftermath.cut, self._now)
+        if self._waits.begin(why, self._walk, self._now, self._out):
+            self._state = _WAITING
+        else:
+            self._no_more(why)
+
+    def _no_more(self, why: NoWay) -> None:
+        """End; by the last rejected answer, if it may stand in, once that is on record (R21)."""
+        if self._state is _ENDED:
+            return
+        live = self._aftermath.stand_in(why, self._now, self._out)
+        if live is None:
+            self._end_without(why)
+        else:
+            self._final, self._state = live, _SETTLING
 
     def _fail(self, reason: ErrorReason, detail: str) -> None:
         self._end_without(NoWay(reason, detail))

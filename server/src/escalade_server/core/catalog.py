@@ -11,6 +11,7 @@ from escalade_server.core.absence import Absence
 from escalade_server.core.money import Price
 from escalade_server.core.rules import Rules
 from escalade_server.core.task import DataDemand, Feature
+from escalade_server.core.triggers import Trigger
 
 
 class Unit(Enum):
@@ -82,6 +83,20 @@ DEFAULT_ACCOUNT = "default"
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """Times and number of calls where a provider's section has its own; None: the strategy's."""
+
+    first_token_ms: int | None = None
+    idle_ms: int | None = None
+    total_ms: int | None = None
+    concurrency: tuple[tuple[str, int], ...] = ()
+    """Most calls at once of this process, by provider or account, over all their models."""
+
+
+OWN_PACE = Pace()
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One model entry on one account.
 
@@ -113,6 +128,9 @@ class Model:
     reasoning_bound_tokens: int = 0
     """Reasoning tokens that the vendor does not count inside the output limit (R13)."""
     absence: Absence | None = None
+    pace: Pace = OWN_PACE
+    ordinary: tuple[Counter, ...] = ()
+    """Shares of its caps for tasks that did not jump to its layer (R11)."""
     siblings: tuple[tuple[str, Price], ...] = ()
     """Other models that its provider may answer with, by wire id, and their prices (U30)."""
     key: str = field(init=False)
@@ -137,48 +155,6 @@ class Model:
         if all_of:
             return wanted <= self.capabilities
         return not wanted or not wanted.isdisjoint(self.capabilities)
-
-
-class Condition(Enum):
-    """What a layer trigger asks of another layer (R5)."""
-
-    EXHAUSTED = "exhausted"
-    RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
-    ALL_MODELS_UNAVAILABLE = "all_models_unavailable"
-    BUDGET_EXHAUSTED = "budget_exhausted"
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTrigger:
-    """``<layer>.<condition>``, as written in ``text`` on ``line`` of the file."""
-
-    layer: str
-    condition: Condition
-    text: str
-    line: int = 0
-
-
-class Comparison(Enum):
-    """Comparison of a complexity trigger; only GT and GE make a jump (R4)."""
-
-    GT = ">"
-    GE = ">="
-    LT = "<"
-    LE = "<="
-    EQ = "=="
-
-
-@dataclass(frozen=True, slots=True)
-class ComplexityTrigger:
-    """``task.complexity <comparison> <value>``; the value in micro-points."""
-
-    comparison: Comparison
-    value_micro: int
-    text: str
-    line: int = 0
-
-
-Trigger = LayerTrigger | ComplexityTrigger
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ def escalation(diary: Diary, to: Layer, skips: tuple[Skip, ...]) -> Escalated:
     failed = _last_failed(diary, left)
     kind, reason = EscalationKind.FAILURE, EscalationReason.OUTAGE
     begun = len(diary.layer_path) > 1 or diary.attempts
-    down = to.index < look.origin
+    highest = next(layer.index for layer in diary.catalog.layers if layer.name == left)
+    down = to.index < max(look.origin, highest)  # after a wait the walk begins anew
     blamed = look.assessment.start_layer if down and not begun else left
     first = next((s for s in skips if s.layer == blamed and s.model), None)
     if failed is not None:
@@ -84,9 +85,24 @@ def facts(diary: Diary, layer: Layer, live: Live, skips: tuple[Skip, ...]) -> li
         diary.look.need.input_bound,
         live.candidate.output_tokens_max,
         skips,
+        () if live.demands is None else live.demands.held_by,
     )
     told.append(selected)
     return told
+
+
+def stands_in(diary: Diary, live: Live) -> list[Fact]:
+    """Announce that the answer of an earlier layer is delivered after all (R21)."""
+    left, layer = diary.layer_path[-1], live.model.layer
+    if left == layer:
+        return []
+    detail = f"no better answer was had in {left}"
+    down = Escalated(
+        left, layer, EscalationReason.DOWNGRADE, detail, EscalationKind.DOWNGRADE, live.number
+    )
+    diary.layer_path.append(layer)
+    diary.escalations.append(down)
+    return [down]
 
 
 def _last_failed(diary: Diary, layer: str) -> AttemptRecord | None:

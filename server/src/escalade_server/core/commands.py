@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from escalade_server.core.catalog import Counter, Model, Unit
 from escalade_server.core.events import Delta
-from escalade_server.core.facts import Fact, Outcome
+from escalade_server.core.facts import Fact, Outcome, Waiting
 from escalade_server.core.record import record
 from escalade_server.core.standing import Bench
 from escalade_server.core.tally import Tally
@@ -125,7 +125,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class SetBench:
-    """Set a model, account or provider aside; the later end of old and new wins."""
+    """Set a model, account or provider aside; the later end of old and new wins, 0 clears it."""
 
     key: str
     bench: Bench
@@ -142,6 +142,16 @@ class ReportHealth:
     ok: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Stand in the queue until ``earliest_ms``, or stay in it; tell this unless it is ``repeated``.
+
+    Answer: ``TurnCame``, or ``TurnedAway``. It holds nothing meanwhile (quotas C11).
+    """
+
+    waiting: Waiting
+
+
 @record
 class End:
     """The task has its one ending; the caller's stream closes with it."""
@@ -152,5 +162,14 @@ class End:
 
 
 Command = (
-    Deliver | Reserve | CallModel | CancelCall | Announce | Settle | SetBench | ReportHealth | End
+    Deliver
+    | Reserve
+    | CallModel
+    | CancelCall
+    | Announce
+    | Settle
+    | SetBench
+    | ReportHealth
+    | Queue
+    | End
 )

@@ -9,9 +9,10 @@ of six decimals and single tokens are exact and a strict ``>`` is too.
 
 import re
 
-from escalade_server.core.catalog import Catalog, Comparison, ComplexityTrigger, Scoring, TaskType
+from escalade_server.core.catalog import Catalog, Scoring, TaskType
 from escalade_server.core.record import record
 from escalade_server.core.task import MICRO, Image, Reasoning, Request, Text, ToolCall, ToolResult
+from escalade_server.core.triggers import Comparison, ComplexityTrigger
 
 UNITS_PER_MICRO = 5_000
 UNITS_PER_POINT = MICRO * UNITS_PER_MICRO

@@ -31,8 +31,10 @@ class Diary:
     attempts: list[AttemptRecord] = field(default_factory=list)
     skips: dict[tuple[str, str], Skip] = field(default_factory=dict)
     escalations: list[Escalated] = field(default_factory=list)
-    unsettled: set[int] = field(default_factory=set)
-    """Attempts whose settlement is not durable yet."""
+    unsettled: list[int] = field(default_factory=list)
+    """Attempts with a settlement that is not durable yet, once for each."""
+    stand_in: AttemptRecord | None = None
+    """The attempt whose answer stands in, although it failed a gate (R21)."""
     fallbacks: int = 0
     waits: int = 0
     waited_ms: int = 0
@@ -60,7 +62,7 @@ class Diary:
         failure: Failure | None = None,
     ) -> Settle:  # fmt: skip
         """Write an attempt down and order its settlement; once for each reservation."""
-        self.unsettled.add(live.number)
+        self.unsettled.append(live.number)
         self.attempts.append(booking.record(live, status, now_ms, failure))
         if status is not AttemptStatus.OK:
             return booking.order(live, now_ms)
@@ -68,6 +70,24 @@ class Diary:
         if self.request.content:
             told = trace.figures(self.attempts, self.started_ms, now_ms)
         return booking.order(live, now_ms, told, self.tally(self.attempts[-1]))
+
+    def accept(self, live: Live, now_ms: int) -> Settle:
+        """Let a rejected answer stand in, and order that its request id is answered (R21, R27).
+
+        What it is booked with stays as it is.
+        """
+        record = next(a for a in self.attempts if a.number == live.number)
+        self.stand_in = record
+        self.unsettled.append(live.number)
+        booking = Booking(1, record.usage, record.list_nanos, record.basis)
+        told = trace.figures(self.attempts, self.started_ms, now_ms)
+        return booking.order(live, now_ms, told)
+
+    def settled(self, attempt: int) -> bool:
+        """Take down that a settlement is durable, or kept; answer whether none of it is left."""
+        if attempt in self.unsettled:
+            self.unsettled.remove(attempt)
+        return attempt not in self.unsettled
 
     def tally(self, winner: AttemptRecord | None) -> Tally:
         """Count the task; ``winner`` is the attempt that answered it."""
@@ -92,9 +112,9 @@ class Diary:
         self.go_on(outcome.report.ended_ms)
         good = [a for a in self.attempts if a.status in _ANSWERED]
         answered = None if isinstance(outcome, Failed) or not good else good[-1]
-        return End(outcome, self.tally(answered))
+        return End(outcome, self.tally(answered or self.stand_in))
 
     def release(self, reservation_id: str, attempt: int) -> Settle:
         """Order to let go of what a failed ledger may have held all the same (S13)."""
-        self.unsettled.add(attempt)
+        self.unsettled.append(attempt)
         return settlement.release(reservation_id, attempt)

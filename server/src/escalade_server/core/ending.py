@@ -2,23 +2,21 @@
 
 from dataclasses import dataclass, replace
 
-from escalade_server.core import words
+from escalade_server.core import story, words
 from escalade_server.core.attempt import Live
 from escalade_server.core.catalog import Catalog
 from escalade_server.core.commands import Candidate
 from escalade_server.core.diary import Diary
-from escalade_server.core.events import Finish, Repeated
+from escalade_server.core.events import Repeated
 from escalade_server.core.experience import class_of
-from escalade_server.core.facts import ErrorReason, EscalationReason, Failed, Finished
-from escalade_server.core.failure import NEVER_MS, Failure, FailureClass
+from escalade_server.core.facts import ErrorReason, Failed, Finished
+from escalade_server.core.failure import NEVER_MS, Failure
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.standing import Balance, Cause, Standing, VerdictClass
 from escalade_server.core.survey import effective
-from escalade_server.core.task import FinishReason, Request, Usage
+from escalade_server.core.task import Request, Usage
 from escalade_server.core.trace import (
-    Answer,
     Assessment,
-    AttemptRecord,
     AttemptStatus,
     Headroom,
     Report,
@@ -37,6 +35,13 @@ class NoWay:
     metadata: tuple[tuple[str, str], ...] = ()
     before: Repeated | None = None
     """The request id was answered before; the report has those figures (R27)."""
+    first: Skip | None = None
+    """What opens at ``retry_at_ms``."""
+
+    @property
+    def rule(self) -> str:
+        """Name what has to open first."""
+        return _line(self.first) if self.first else ""
 
 
 _OK, _EMPTY = AttemptStatus.OK, Balance("", 0, 0, 0)
@@ -57,12 +62,12 @@ def _no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
     """Read it from the last verdicts of all models (DESIGN 6, R28)."""
     last = [s for s in diary.skips.values() if s.model is not None]
     open_to = [s for s in last if s.verdict.cls not in _SHUT]
-    instants = [
-        s.verdict.until_ms
+    opens = [
+        (s.verdict.until_ms, s)
         for s in open_to
         if s.verdict.until_ms is not None and now_ms < s.verdict.until_ms < NEVER_MS
     ]
-    retry_at = min(instants, default=None)
+    retry_at, first = min(opens, key=lambda one: one[0], default=(None, None))
     consent = [s for s in last if s.verdict.cause is Cause.CONSENT and _callable(s)]
     rejected = any(s.verdict.cls is VerdictClass.REJECTED for s in last)
     tried = [a for a in diary.attempts if a.status is not AttemptStatus.OK]
@@ -93,7 +98,7 @@ def _no_way(diary: Diary, untriggered: str, now_ms: int) -> NoWay:
         reason, detail = ErrorReason.BUDGET_EXHAUSTED, f"no budget is left: {why}"
     else:
         reason, detail = ErrorReason.ALL_MODELS_FAILED, f"no model is reachable: {why}"
-    return NoWay(reason, detail, retry_at, metadata)
+    return NoWay(reason, detail, retry_at, metadata, first=first)
 
 
 def _consent(diary: Diary, missing: list[Skip]) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -130,9 +135,8 @@ def headroom(candidate: Candidate, standing: Standing, now_ms: int) -> tuple[Hea
 def finished(diary: Diary, final: Live, standing: Standing, now_ms: int) -> Finished:
     """End well: the answer of ``final``, with the room that is left after it."""
     room = headroom(final.candidate, standing, now_ms)
-    finish = final.finish or Finish(FinishReason.STOP)
-    answer = Answer(final.fold.parts(), finish.reason, finish.detail)
-    return Finished(report(diary, now_ms, room=room), answer)
+    unmet = diary.stand_in.gate if diary.stand_in is not None else None
+    return Finished(report(diary, now_ms, room=room), final.answer, unmet=unmet)
 
 
 def failed(diary: Diary, why: NoWay, now_ms: int) -> Failed:
@@ -222,9 +226,10 @@ def report(
     failed: str = "",
 ) -> Report:
     """Put the whole record together; ``failed`` says in words why there is no answer."""
+    diary.go_on(now_ms)
     request, attempts = diary.request, diary.attempts
     good = [a for a in attempts if a.status is _OK]
-    winner = good[-1] if good else None
+    winner = good[-1] if good else diary.stand_in
     sole = len(attempts) == 1
     total = attempts[0] if sole else figures(attempts, diary.started_ms, now_ms)
     baseline, instead = diary.catalog.baseline, None
@@ -247,48 +252,8 @@ def report(
         instead,
         diary.started_ms,
         now_ms,
-        story(diary, winner, instead, now_ms, failed),
+        story.tell(diary, winner, instead, now_ms, failed),
         room,
         earliest_ms,
+        diary.waited_ms,
     )
-
-
-def story(
-    diary: Diary, winner: AttemptRecord | None, instead: int | None, now_ms: int, failed: str
-) -> str:
-    """Tell the task in one sentence; ``instead`` are the nanos of the baseline (DESIGN 6)."""
-    seen = diary.look.assessment
-    parts = [f"Score {words.points(seen.score_micro)} → {seen.start_layer}"]
-    if diary.escalations or winner is None or len(diary.attempts) > 1:
-        parts += _trouble(diary)
-    took = f"{(now_ms - diary.started_ms) / 1000:.1f} s"
-    if winner is None:
-        return f"{'; '.join(parts)}; {failed or 'no answer'}, after {took}"
-    parts.append(f"answered by {words.name(winner.model)}")
-    paid = sum([a.list_nanos for a in diary.attempts if a.model.is_paid])
-    figures = f"{took}, {words.usd(paid) if paid or winner.model.is_paid else 'free'}"
-    baseline = diary.catalog.baseline
-    if baseline is None or instead is None or winner.model is baseline:
-        return f"{'; '.join(parts)}: {figures}"
-    return f"{'; '.join(parts)}: {figures}; {baseline.id} would have cost {words.usd(instead)}"
-
-
-def _trouble(diary: Diary) -> list[str]:
-    """Tell what failed, and each change of layer but the one at the start."""
-    start = diary.look.assessment.start_layer
-    told: set[int] = set()
-    changes: list[str] = []
-    for escalation in diary.escalations:
-        if escalation.to_layer == start and escalation is diary.escalations[0]:
-            continue
-        if escalation.failed_attempt:
-            told.add(escalation.failed_attempt)
-        down = escalation.reason is EscalationReason.DOWNGRADE
-        did = "downgraded" if down else "escalated"
-        changes.append(f"{escalation.detail}, so {did} to {escalation.to_layer}")
-    fell = [a for a in diary.attempts if a.status is not _OK and a.number not in told]
-    return [f"{words.name(a.model)} failed ({_why(a.failure, a.detail)})" for a in fell] + changes
-
-
-def _why(failure: FailureClass | None, detail: str) -> str:
-    return detail or (failure.value if failure else "its answer failed a gate")

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from escalade_server.core.facts import ErrorReason
 from escalade_server.core.failure import Failure
+from escalade_server.core.gates import Gate
 from escalade_server.core.record import record
 from escalade_server.core.standing import Denial, Standing
 from escalade_server.core.task import FinishReason, ProviderState, Usage
@@ -157,6 +159,8 @@ class OutcomeReported(NamedTuple):
     first_token_ms: int | None = None
     elapsed_ms: int | None = None
     digest: str = ""
+    gate: Gate | None = None
+    """Which it was of ours; None: one of the caller's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,21 @@ class TimePassed:
     standing: Standing
 
 
+@dataclass(frozen=True, slots=True)
+class TurnCame:
+    """A task that waits may look again; ``standing`` is fresh."""
+
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A task may not wait here, or not any more: too many do, or the server shuts down."""
+
+    reason: ErrorReason
+    detail: str
+
+
 Event = (
     ChunkArrived
     | StreamEnded
@@ -199,4 +218,6 @@ Event = (
     | ReportsEnded
     | CallerLeft
     | TimePassed
+    | TurnCame
+    | TurnedAway
 )

@@ -49,6 +49,13 @@ class Experience:
         self.eventful = True
         self.rejected_layers.add(layer_index)
 
+    def forget(self) -> None:
+        """After a wait every model may be tried again; what failed a gate stays out (R21, R22)."""
+        for what in (self.tried, self.closed):
+            what.clear()
+        self.left_layers.clear()
+        self.out_providers.clear()
+
     def learn(
         self, live: Live, failure: Failure, rules: Rules, input_estimate: int, now_ms: int
     ) -> list[SetBench | ReportHealth]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from escalade_server.core.catalog import Model
 from escalade_server.core.failure import FailureClass
+from escalade_server.core.gates import Gate
 from escalade_server.core.record import record
 from escalade_server.core.standing import VerdictClass
 from escalade_server.core.trace import Answer, Assessment, Report, Skip
@@ -96,6 +97,8 @@ class Selected:
     output_tokens_max: int
     skips: tuple[Skip, ...]
     """Models passed over for this choice; in ``Fallback`` stand only failed attempts (R20)."""
+    held_by: tuple[Gate, ...] = ()
+    """Gates that hold its deltas back until they have decided (R21)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,13 @@ class Waiting:
     rule: str
     detail: str = ""
     position: int = 0
+    """In the queue, from 1; 0 for a pause of some seconds, out of any queue."""
+    notify: bool = False
+    """A person is to be told: once per cause, also over breaks, if the strategy says so."""
+    repeated: bool = False
+    """Told before in this call, word for word."""
+    resume_token: str = ""
+    """Keeps the place after a break; the engine's (P8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +168,8 @@ class Finished(NamedTuple):
     answer: Answer
     replayed: bool = False
     """Told again to the same request id; nothing was done or charged for it (R27)."""
+    unmet: Gate | None = None
+    """The gate that the answer failed: it stands in, since no better one could be had (R21)."""
 
 
 class Failed(NamedTuple):

@@ -3,7 +3,8 @@
 The cascade of the literature: cheap first, verified, then dear (FrugalGPT, arXiv:2305.05176).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -59,6 +60,39 @@ class OnUnmet(Enum):
 
     FAIL = "fail"
     DELIVER = "deliver"
+
+
+NOTHING = Demands()
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one request asks for, beyond its strategy."""
+
+    demands: Demands = NOTHING
+    escalations_max: int | None = None
+    """A lower limit than the strategy's; None leaves that."""
+    on_unmet: OnUnmet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """``quality:`` of a strategy, of its layers (by name) and of its task types."""
+
+    demands: Demands = NOTHING
+    by_layer: Mapping[str, Demands] = field(default_factory=dict)
+    by_type: Mapping[str, Demands] = field(default_factory=dict)
+    escalations_max: int = 2
+    """Failed gates that a task may escalate on."""
+    on_unmet: OnUnmet = OnUnmet.FAIL
+
+    def may_ask(self, gate: Gate) -> bool:
+        """Tell whether any of it asks for a gate."""
+        every = (self.demands, *self.by_layer.values(), *self.by_type.values())
+        return any(gate in demands.gates for demands in every)
+
+
+NO_QUALITY = Quality()
 
 
 class GateFailure(NamedTuple):

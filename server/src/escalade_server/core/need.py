@@ -26,6 +26,8 @@ INPUT_TOKENS_UNSTATED = 4_096
 """Granted to a caller that calls the model itself and states nothing of its input (R32)."""
 SLACK_TOKENS = 64
 """Reserved beside the estimate of a call (R13)."""
+NOWHERE, EVERYWHERE = -1, -2
+"""Places of ``Need.jumped_to`` that are no layer's."""
 
 _FREE, _UNASKED, _TEXT = DataDemand.NONE, frozenset[str](), FormatKind.TEXT
 
@@ -49,6 +51,8 @@ class Need:
     extra_free: tuple[Counter, ...] = ()
     """And of a free one, whose worth counts against no cap of money (R15)."""
     slack_tokens: int = SLACK_TOKENS
+    jumped_to: int = NOWHERE
+    """Index of the layer whose reserved share is for this task (R11)."""
 
     restricted: bool = False
     """The caller set any limit at all; spares the look at each for the many that do not."""
@@ -73,8 +77,14 @@ class Need:
             self.input_estimate * 5 // 4 + self.slack_tokens + min(likely, output),
             worst_cost_nanos(self.input_bound, bound, model.price),
             output,
-            self.extra if model.is_paid else self.extra_free,
+            self._extra(model),
         )
+
+    def _extra(self, model: Model) -> tuple[Counter, ...]:
+        extra = self.extra if model.is_paid else self.extra_free
+        if model.ordinary and self.jumped_to not in (model.layer_index, EVERYWHERE):
+            return extra + model.ordinary
+        return extra
 
     def matches(self, model: Model) -> bool:
         """Tell whether a model declares what the task needs (R1, R2)."""

@@ -67,7 +67,7 @@ class View:
 def view(need: Need, seen: Experience, standing: Standing, now_ms: int, *, require: bool) -> View:
     """Make a view, and see once what need not be looked for at each model."""
     odd = need.restricted or need.features or require or seen.eventful
-    plain = not (odd or standing.benches or standing.circuits)
+    plain = not (odd or standing.benches or standing.circuits or standing.busy)
     return View(need, seen, standing, now_ms, require, plain)
 
 
@@ -142,6 +142,15 @@ def _health(model: Model, standing: Standing, agent: str, now_ms: int) -> Verdic
     return None
 
 
+def _busy(model: Model, calls: Mapping[str, int]) -> Verdict | None:
+    """All calls that a provider or an account may have at once are running: the next one ends."""
+    for key, most in model.pace.concurrency:
+        if calls.get(key, 0) >= most:
+            note = f"{most} of {most} calls of {key} at once are running"
+            return Verdict(VerdictClass.HELD, Cause.HELD, note)
+    return None
+
+
 def _room(candidate: Candidate, view: View) -> Verdict | None:
     """Ask every counter that the call would touch; the store asks again, atomically."""
     model, tokens, nanos = candidate.model, candidate.tokens, candidate.nanos
@@ -192,6 +201,8 @@ def _lasting(model: Model, layer: Layer, view: View) -> Verdict | None:
         verdict = Verdict(VerdictClass.DOWN, cause, absence.detail, NEVER_MS)
     if standing.benches or standing.circuits:
         verdict = verdict or _health(model, standing, need.agent, view.now_ms)
+    if standing.busy and model.pace.concurrency:
+        verdict = verdict or _busy(model, standing.busy)
     return verdict
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from escalade_server.core.gates import NO_QUALITY, Quality
+
 
 class OnRateLimit(Enum):
     """``escalation_logic.rate_limit_hit`` (R7)."""
@@ -65,9 +67,12 @@ class Rules:
     require_capability: bool = False
     log_escalations: bool = True
     track_tokens: bool = True
+    daily_report: bool = False
+    """Make the report of each day when it has ended."""
+    report_zone: str = "UTC"
+    """IANA zone in which the days of reports begin and end."""
     attempts_max: int = 8
-    quality_escalations_max: int = 2
-    """Failed gates that a task may escalate on (R21)."""
+    quality: Quality = NO_QUALITY
     output_tokens_default: int = 4_096
     work_ms: int = 300_000
     max_wait_ms: int = 86_400_000

@@ -2,9 +2,10 @@
 
 from escalade_server.core.attempt import Ending, Live, Over
 from escalade_server.core.catalog import Billing, Model, Unit
-from escalade_server.core.commands import Settle
+from escalade_server.core.commands import Candidate, Settle
 from escalade_server.core.complexity import BYTES_PER_TOKEN
-from escalade_server.core.failure import TABLE, Charge, Failure
+from escalade_server.core.failure import ANSWERS, TABLE, Charge, Failure
+from escalade_server.core.gates import Gate
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.need import Need
 from escalade_server.core.oddities import list_nanos
@@ -85,7 +86,13 @@ class Booking:
             self.charged_nanos(model),
             self.basis,
             live.oddities,
+            _gate(failure) if status is AttemptStatus.REJECTED else None,
         )
+
+
+def _gate(failure: Failure | None) -> Gate | None:
+    """Name the gate of a rejection, unless it is its caller's own."""
+    return Gate(failure.code) if failure is not None and failure.code else None
 
 
 NOT_SENT = Booking(0, Usage(), 0, Basis.NONE)
@@ -108,6 +115,8 @@ def of(over: Over, need: Need, *, routed: bool) -> tuple[Booking, AttemptStatus]
         case Ending.WHOLE:  # a filter's answer: charged if it says so
             return broken(live, need, Charge.USAGE, sent=True), AttemptStatus.OK
         case Ending.REJECTED:
+            if failure is not None and failure.cls in ANSWERS:  # a filter's answer, as above
+                return broken(live, need, Charge.USAGE, sent=True), AttemptStatus.REJECTED
             return unread(live) if blind else answered(live, need), AttemptStatus.REJECTED
         case Ending.BROKEN:
             charge = TABLE[failure.cls].charge if failure else Charge.UNCERTAIN
@@ -205,3 +214,11 @@ def _counted(live: Live, need: Need) -> Booking:
         usage = Usage(need.input_estimate * 11 // 10, received * 11 // (10 * BYTES_PER_TOKEN))
     nanos = min(cost_nanos(usage, live.model.price), live.candidate.nanos)
     return Booking(1, usage, nanos, Basis.ESTIMATED)
+
+
+def gives_back(order: Settle, candidate: Candidate) -> bool:
+    """Tell whether a settlement leaves room that its reservation held."""
+    if order.hold_until_ms is not None:
+        return False
+    less = order.nanos < candidate.nanos or order.tokens < candidate.tokens
+    return less or not order.requests

@@ -66,6 +66,8 @@ class Standing:
     circuits: Mapping[str, Circuit] = field(default_factory=dict)
     output_means: Mapping[str, int] = field(default_factory=dict)
     """Running mean of output tokens by ``Model.key``, for token windows (R13)."""
+    busy: Mapping[str, int] = field(default_factory=dict)
+    """Calls in flight here by provider or account, where their number is limited."""
 
 
 class VerdictClass(Enum):

@@ -1,12 +1,13 @@
 """Where a task starts: by what its type needs, by its score, within its caller's limits."""
 
 from escalade_server.core import complexity
-from escalade_server.core.catalog import Catalog, Comparison, ComplexityTrigger, Layer, TaskType
+from escalade_server.core.catalog import Catalog, Layer, TaskType
 from escalade_server.core.need import Need
 from escalade_server.core.policy import limits
 from escalade_server.core.rules import OnComplexity
 from escalade_server.core.standing import Cause
 from escalade_server.core.trace import Clamp
+from escalade_server.core.triggers import Comparison, ComplexityTrigger
 
 _JUMPS, _IGNORE = (Comparison.GT, Comparison.GE), OnComplexity.IGNORE
 

@@ -1,12 +1,12 @@
 """A layer as one task finds it, and what the triggers of other layers make of that (R5, R6)."""
 
 from escalade_server.core import complexity
-from escalade_server.core.catalog import ComplexityTrigger, Condition, Trigger
 from escalade_server.core.commands import Candidate
 from escalade_server.core.experience import class_of
 from escalade_server.core.record import record
 from escalade_server.core.standing import Verdict, VerdictClass
 from escalade_server.core.trace import Skip
+from escalade_server.core.triggers import ComplexityTrigger, Condition, Trigger
 
 _TRIED = VerdictClass.TRIED
 _ASKED = {

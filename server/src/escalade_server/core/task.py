@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from escalade_server.core.gates import Wish
+
 MICRO = 1_000_000
 
 
@@ -237,10 +239,16 @@ class Request:
     """What this caller reports of models it called itself holds for everyone (R33)."""
     deadline_ms: int = 0
     """Unix ms at which the core gives up: the caller's deadline less its margin (P9, R22)."""
+    ends_ms: int = 0
+    """Unix ms at which work and waits together must be over (P9); 0: ``deadline_ms`` itself."""
+    waiting_since_ms: int = 0
+    """Unix ms since which it waits, before its stream broke; 0: it did not (R22)."""
     input_tokens: int | None = None
     """Of a call that the caller makes itself: the input it grants itself (R32)."""
     features: frozenset[Feature] = frozenset()
     """Of such a call: what it needs of a model, beside what messages and tools show."""
+    quality: Wish | None = None
+    """What its answer must pass, beyond what the strategy asks for (R21)."""
     content: str = ""
     """Hash of what is asked under a caller's own id (R27); empty: the id is ours, and unique."""
 

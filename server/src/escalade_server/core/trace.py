@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from escalade_server.core.catalog import Counter, Model
 from escalade_server.core.failure import FailureClass
+from escalade_server.core.gates import Gate
 from escalade_server.core.record import record
 from escalade_server.core.standing import Verdict
 from escalade_server.core.task import Basis, FinishReason, Part, Usage
@@ -100,6 +101,8 @@ class AttemptRecord:
     charged_nanos: int
     basis: Basis
     oddities: Oddities | None = None
+    gate: Gate | None = None
+    """The gate that it failed (R21)."""
 
 
 class Figures(NamedTuple):
@@ -170,6 +173,8 @@ class Report:
     story: str
     headroom: tuple[Headroom, ...] = ()
     earliest_ms: int | None = None
+    waited_ms: int = 0
+    """For capacity, over all its waits in this call (R22)."""
 
 
 @record

@@ -13,11 +13,7 @@ from dataclasses import dataclass, field
 
 from escalade_server.core import policy
 from escalade_server.core.assess import FirstLook
-from escalade_server.core.catalog import (
-    Catalog,
-    Layer,
-    LayerTrigger,
-)
+from escalade_server.core.catalog import Catalog, Layer
 from escalade_server.core.commands import Candidate
 from escalade_server.core.experience import Experience
 from escalade_server.core.facts import EscalationReason
@@ -29,6 +25,7 @@ from escalade_server.core.standing import OK, Cause, Denial, Standing, Verdict, 
 from escalade_server.core.survey import Survey, trigger_holds
 from escalade_server.core.task import Request
 from escalade_server.core.trace import Skip
+from escalade_server.core.triggers import LayerTrigger
 
 SHORT_WAIT_MS = 2_000
 """A 429 that asks for no more than this is sat out once before its layer is left (R8)."""

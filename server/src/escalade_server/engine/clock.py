@@ -50,7 +50,7 @@ class SystemClock:
         """
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
-        self._witnessed = witnessed
+        self.witnessed = witnessed
         self._lock = threading.Lock()
         self._doubt_since_ns: int | None = None
         self._doubted_ns = 0
@@ -113,6 +113,6 @@ class SystemClock:
         if self._doubt_since_ns is None or abs(behind - self._doubted_ns) > DOUBTFUL_NS:
             self._doubt_since_ns, self._agreed = mono, 0  # what was said was said of another wall
         self._doubted_ns = behind
-        if self._witnessed:
+        if self.witnessed:
             return self._agreed >= WITNESSES
         return mono - self._doubt_since_ns >= BELIEVED_AFTER_NS

@@ -9,20 +9,28 @@ from dataclasses import replace
 from escalade_server.core.agents import limited
 from escalade_server.core.catalog import Catalog
 from escalade_server.core.commands import SetBench
+from escalade_server.core.ending import NoWay, unstarted
 from escalade_server.core.events import OutcomeReported
+from escalade_server.core.facts import ErrorReason, Outcome
+from escalade_server.core.gates import Gate
 from escalade_server.core.plan import Plan, plan
 from escalade_server.core.standing import Standing
-from escalade_server.core.task import Request
+from escalade_server.core.task import FormatKind, Request
+from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.health import Health
 from escalade_server.engine.late import Booked, correct
 from escalade_server.engine.mistakes import LoopMistakes
+from escalade_server.engine.occupancy import Occupancy
 from escalade_server.engine.ports import (
+    NOWHERE,
+    AnswerChecker,
     Caller,
     Classifier,
     Clock,
     Entropy,
     Mistakes,
     Observer,
+    Origin,
     Providers,
     RawEvidence,
     Spend,
@@ -30,11 +38,13 @@ from escalade_server.engine.ports import (
     StoreError,
 )
 from escalade_server.engine.repeats import Over, Repeats
+from escalade_server.engine.resume import ResumeDesk
 from escalade_server.engine.run import Run
+from escalade_server.engine.waiting import Waiter, WaitingRoom
 
 
 class Engine:
-    """Runs tasks against one catalog. Built by ``bootstrap``; owned by one event loop."""
+    """Runs tasks against the catalog in force. Built by ``bootstrap``; owned by one event loop."""
 
     def __init__(
         self,
@@ -46,40 +56,81 @@ class Engine:
         entropy: Entropy,
         observer: Observer,
         classifier: Classifier,
+        checker: AnswerChecker,
         mistakes: Mistakes | None = None,
+        resume_secret: str = "",
     ) -> None:
         """Keep the parts; nothing starts before the first task.
 
         ``mistakes`` takes mistakes of ours; by default the event loop's exception handler does.
+        ``resume_secret`` signs resume tokens; without one they hold for this process only.
         """
         self.catalog, self.store, self.providers = catalog, store, providers
         self.clock, self.entropy, self.observer = clock, entropy, observer
         self.health = Health(catalog.rules)
         self.repeats = Repeats(clock)
+        self.occupancy = Occupancy()
+        self.room = WaitingRoom(clock, entropy)
+        self.desk = ResumeDesk(resume_secret or SystemEntropy.secret(), clock)
         self.drains = 0
-        self.classifier = classifier
+        self.draining = False
+        self.classifier, self.checker = classifier, checker
         self.mistakes = mistakes or LoopMistakes(entropy)
         self._runs: dict[str, Run] = {}
         self._heeded: set[asyncio.Future[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def start(self, request: Request, caller: Caller) -> Run | Over:
+    def adopt(self, catalog: Catalog, providers: Providers) -> None:
+        """Put another strategy in force, at once; running tasks end on their own.
+
+        Their reservations meet the limits of the new one all the same (G13).
+        """
+        self.catalog, self.providers = catalog, providers
+        self.health.rules = catalog.rules
+        self.room.look_again()
+
+    def resumed(self, request: Request, origin: Origin, token: str) -> tuple[Request, Origin]:
+        """Take up the place that a token keeps (P8).
+
+        Raises:
+            ResumeTokenError: it is not of this request.
+        """
+        kept = self.desk.read(token, request)
+        request = replace(request, waiting_since_ms=kept.since_ms)
+        return request, replace(origin, told=kept.told)
+
+    def start(self, request: Request, caller: Caller, origin: Origin = NOWHERE) -> Run | Over:
         """Start a task; everything it has to say goes to ``caller``.
 
         Every task comes through here, so none escapes the limits of its agent, or runs twice.
         """
         request, task_id = limited(request, self.catalog), self.entropy.task_id()
-        told = self.repeats.begin(request)
+        told = self._refused(request) or self.repeats.begin(request)
         if told is not None:
             caller.end(told)
             self.observer.ended(task_id, request, told)
             return Over()
-        run = Run(self, request, caller, task_id)
+        run = Run(self, request, caller, task_id, origin)
         self._runs[run.task_id] = run
         self._idle.clear()
         run.begin()
         return run
+
+    def _refused(self, request: Request) -> Outcome | None:
+        """Refuse a schema that its answer must obey and that cannot be checked against (R21)."""
+        if request.response_format.kind is not FormatKind.JSON_SCHEMA:
+            return None
+        gate, wish = Gate.JSON_SCHEMA, request.quality
+        wished = wish is not None and gate in wish.demands.gates
+        if not (wished or self.catalog.rules.quality.may_ask(gate)):
+            return None
+        what = self.checker.refusal(request)
+        if not what:
+            return None
+        field = "response_format.json_schema.schema_json"
+        why = NoWay(ErrorReason.REQUEST_INVALID, f"{field} {what}", metadata=(("field", field),))
+        return unstarted(request, why, self.clock.now_ms())
 
     def plan(self, request: Request) -> Plan:
         """Work out where a task would go, and reserve nothing (R31)."""
@@ -146,11 +197,24 @@ class Engine:
             self.store.standing(now_ms),
             circuits=self.health.circuits(now_ms),
             output_means=self.health.output_means,
+            busy=self.occupancy.calls,
         )
 
     def spends(self) -> tuple[Spend, ...]:
         """Every counter's use at this instant, for status."""
         return self.store.spends(self.clock.now_ms())
+
+    @property
+    def waiters(self) -> tuple[Waiter, ...]:
+        """Who waits for capacity, in the order in which they would go."""
+        return tuple(self.room)
+
+    def hand_over(self) -> None:
+        """Let nobody wait here any more: they come back, and keep their places (P4)."""
+        self.draining = True
+        for run in list(self._runs.values()):
+            run.hand_over()
+        self.room.close()
 
     async def drain(self) -> None:
         """Wait until every task has ended and is settled (P4)."""

@@ -18,7 +18,7 @@ class Health:
 
     def __init__(self, rules: Rules) -> None:
         """Begin with every provider in good order."""
-        self._rules = rules
+        self.rules = rules
         self._breakers: dict[str, Breaker] = {}
         self._means: dict[str, int] = {}
         self._alerted: dict[str, int] = {}
@@ -43,7 +43,7 @@ class Health:
             if ok:
                 return
             state = Breaker()
-        of_model, rules = "/" in key, self._rules  # no provider's name has one
+        of_model, rules = "/" in key, self.rules  # no provider's name has one
         self._breakers[key] = breaker.step(
             state,
             ok=ok,

@@ -116,13 +116,27 @@ class WaitNews:
     reason: VerdictClass
     rule: str
     position: int = 0
+    notify: bool = True
+    """A person is to be told of it (R22)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportNews:
-    """The report of a day is ready; the day as YYYY-MM-DD."""
+    """The report of a day is ready; the day as YYYY-MM-DD, and the report in one sentence."""
 
     day: str
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyNews:
+    """The strategy was reloaded, or a bad file was refused and the old one stays in force."""
+
+    applied: bool
+    version: str
+    sha256: str
+    loaded_ms: int
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +155,16 @@ class TaskNews:
     story: str
 
 
-News = EscalatedNews | FallbackNews | AlertNews | ModelNews | WaitNews | ReportNews | TaskNews
+News = (
+    EscalatedNews
+    | FallbackNews
+    | AlertNews
+    | ModelNews
+    | WaitNews
+    | ReportNews
+    | StrategyNews
+    | TaskNews
+)
 
 
 class NewsKind(Enum):
@@ -153,6 +176,7 @@ class NewsKind(Enum):
     MODEL_STATE = "model_state"
     WAIT = "wait"
     REPORT = "report"
+    STRATEGY = "strategy"
     TASK = "task"
 
 
@@ -164,6 +188,7 @@ _CLASSES: MappingProxyType[NewsKind, type[News]] = MappingProxyType(
         NewsKind.MODEL_STATE: ModelNews,
         NewsKind.WAIT: WaitNews,
         NewsKind.REPORT: ReportNews,
+        NewsKind.STRATEGY: StrategyNews,
         NewsKind.TASK: TaskNews,
     }
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from escalade_server.core.alerting import Mark
 from escalade_server.core.catalog import Counter, Model, Rank
 from escalade_server.core.commands import CallModel, Reserve, SetBench, Settle
 from escalade_server.core.events import (
@@ -16,9 +17,10 @@ from escalade_server.core.events import (
 )
 from escalade_server.core.facts import Fact, Outcome
 from escalade_server.core.failure import Failure
+from escalade_server.core.gating import Checker
 from escalade_server.core.standing import Standing
+from escalade_server.core.tally import Tally
 from escalade_server.core.task import Request
-from escalade_server.core.trace import Answer
 from escalade_server.engine.news import Entry, Page
 
 
@@ -93,6 +95,12 @@ class Store(Protocol):
         """Open and recover: reservations of dead owners are booked in full (C6)."""
         ...
 
+    def adopt(
+        self, counters: Sequence[Counter], marks: Mapping[str, Sequence[Mark]] | None = None
+    ) -> Awaitable[None]:
+        """Go on with the counters of another strategy: what is spent under a key stays (R18)."""
+        ...
+
     def standing(self, now_ms: int) -> Standing:
         """Shared state as known here, at once; windows that have ended show as empty."""
         ...
@@ -116,9 +124,15 @@ class Store(Protocol):
     def settle(self, order: Settle, now_ms: int) -> Awaitable[None]:
         """Book a reservation in its windows of admission; done means durable.
 
-        A second settlement of the same id books only the difference, or nothing. A report is
-        booked once: with a second one nothing changes (R32).
+        A second settlement of the same id books only the difference, or nothing; its figures say
+        that the request id is answered all the same (R21). A report is booked once: with a second
+        one nothing changes (R32). What is booked, and the tally, is added up by day in the same
+        step (``engine.usage.UsageStore``).
         """
+        ...
+
+    def tally(self, order: Tally, now_ms: int) -> Awaitable[None]:
+        """Count a task that no settlement counts, in the day of ``now_ms`` (``UsageStore``)."""
         ...
 
     def find(self, reservation_id: str) -> Awaitable[Kept | None]:
@@ -126,7 +140,7 @@ class Store(Protocol):
         ...
 
     def bench(self, order: SetBench, now_ms: int) -> Awaitable[None]:
-        """Set something aside for everyone; the later end wins."""
+        """Set something aside for everyone; the later end wins, and an end of 0 clears it."""
         ...
 
     async def close(self) -> None:
@@ -246,6 +260,14 @@ class Classifier(Protocol):
         ...
 
 
+class AnswerChecker(Checker, Protocol):
+    """Asks the gates of an answer (R21), and says beforehand what it cannot ask."""
+
+    def refusal(self, request: Request) -> str:
+        """Say why the schema of a request cannot be checked against; nothing when it can."""
+        ...
+
+
 class Mistakes(Protocol):
     """Takes a mistake of ours to where an operator sees it, under the id the caller is told."""
 
@@ -264,6 +286,19 @@ class Observer(Protocol):
     def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         """See the one ending of a task, with its record."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request comes from, as far as a wait for capacity depends on it (P7, R22)."""
+
+    connection: str = ""
+    size_bytes: int = 0
+    told: tuple[str, ...] = ()
+    """Causes of waits that the user was notified of before its stream broke."""
+
+
+NOWHERE = Origin()
 
 
 class Caller(Protocol):
@@ -286,19 +321,47 @@ class Caller(Protocol):
         ...
 
 
-class AnswerChecker(Protocol):
-    """Is this answer good enough? Quality gates ask it (R21)."""
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What people are told, in plain words and numbers; never a prompt, an answer or a key.
 
-    def check(self, request: Request, answer: Answer) -> str:
-        """Answer the failed gate in words, or nothing when all hold."""
-        ...
+    ``id`` is the same when a notice is sent again after a crash. ``kind`` is a stable word such as
+    ``alert.budget`` or ``report``. ``count`` is how often it happened since ``since_ms``: a storm
+    is one notice. ``facts`` are further figures for programs. Instants in Unix ms.
+    """
+
+    id: str
+    kind: str
+    text: str
+    at_ms: int
+    since_ms: int
+    count: int = 1
+    facts: Mapping[str, str | int] = field(default_factory=dict)
 
 
 class Notifier(Protocol):
     """Tells people, through configured sinks only."""
 
-    def notify(self, code: str, detail: str) -> None:
-        """Queue one notice; never blocks, never carries a prompt."""
+    def notify(self, notice: Notice, done: Callable[[], None]) -> None:
+        """Queue one notice; never blocks. ``done`` is called once it is sent, or given up."""
+        ...
+
+
+class PostFailedError(Exception):
+    """A message did not arrive; the words hold neither the address nor what was sent."""
+
+
+class Poster(Protocol):
+    """Sends messages over HTTPS; the one HTTP client of the service does."""
+
+    async def post(
+        self, url: str, headers: tuple[tuple[str, str], ...], body: bytes, timeout_ms: int
+    ) -> int:
+        """Send one, and answer the status; redirects are statuses like others.
+
+        Raises:
+            PostFailedError: there is no answer in time.
+        """
         ...
 
 
@@ -327,6 +390,11 @@ class FeedStore(Protocol):
         """Remember that people are notified of everything up to an entry; as ``record``."""
         ...
 
-    def follow(self, told: Callable[[Sequence[Entry]], None]) -> None:
-        """Say who is told, on the event loop, of every entry once it is kept. Before ``open``."""
+    def follow(
+        self, told: Callable[[Sequence[Entry]], None], marks: Mapping[str, Sequence[Mark]]
+    ) -> None:
+        """Say who is told, on the event loop, of every entry once it is kept. Before ``open``.
+
+        ``marks`` are those of the counters, by their keys, lowest first.
+        """
         ...

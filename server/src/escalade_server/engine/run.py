@@ -7,7 +7,7 @@ Rules of the file:
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Protocol, TypeVar, assert_never
@@ -23,6 +23,7 @@ from escalade_server.core.commands import (
     Command,
     Deliver,
     End,
+    Queue,
     ReportHealth,
     Reserve,
     SetBench,
@@ -45,22 +46,39 @@ from escalade_server.core.events import (
     StreamEnded,
     TimePassed,
 )
-from escalade_server.core.facts import Alert, Failed, Finished, Outcome, Selected
+from escalade_server.core.facts import (
+    Alert,
+    Fact,
+    Failed,
+    Finished,
+    Outcome,
+    Selected,
+    Waiting,
+)
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.standing import Standing
+from escalade_server.core.tally import Tally
 from escalade_server.core.task import Basis, Delivery, Request
 from escalade_server.engine.health import Health
+from escalade_server.engine.occupancy import Occupancy
+from escalade_server.engine.place import CLOSED, Place
 from escalade_server.engine.ports import (
+    NOWHERE,
+    AnswerChecker,
     Caller,
     Clock,
     Mistakes,
     Observer,
+    Origin,
     ProviderFailure,
     Providers,
     Store,
     StoreError,
 )
+from escalade_server.engine.reload import under
 from escalade_server.engine.repeats import Repeats
+from escalade_server.engine.resume import ResumeDesk
+from escalade_server.engine.waiting import WaitingRoom
 
 T = TypeVar("T")
 LINGER_S = 1.0
@@ -78,9 +96,14 @@ class Shell(Protocol):
     providers: Providers
     observer: Observer
     mistakes: Mistakes
+    checker: AnswerChecker
     health: Health
     repeats: Repeats
+    occupancy: Occupancy
     drains: int
+    room: WaitingRoom
+    desk: ResumeDesk
+    draining: bool
 
     def standing(self) -> Standing:
         """Shared state and circuits at this instant."""
@@ -94,11 +117,16 @@ class Shell(Protocol):
 class Run:
     """One task on its way."""
 
-    def __init__(self, shell: Shell, request: Request, caller: Caller, task_id: str) -> None:
+    def __init__(
+        self, shell: Shell, request: Request, caller: Caller, task_id: str,
+        origin: Origin = NOWHERE,
+    ) -> None:  # fmt: skip
         """Prepare a run; ``begin`` starts it."""
         self._shell, self._request, self._caller = shell, request, caller
         self.task_id = task_id
-        self._cascade = Cascade(shell.catalog, request, task_id)
+        self._catalog, self._providers = shell.catalog, shell.providers
+        """Of the strategy that it began with, whatever is in force later."""
+        self._cascade = Cascade(self._catalog, request, task_id, shell.checker)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._works: set[asyncio.Future[None]] = set()
@@ -116,6 +144,7 @@ class Run:
         """Reservations that are not settled yet, by attempt."""
         self._selected: Selected | None = None
         """What the caller was told to call itself and has not reported on (R32)."""
+        self._place = Place(shell, request, origin, self.feed)
 
     def begin(self) -> None:
         """Start the task."""
@@ -202,20 +231,56 @@ class Run:
                 if isinstance(fact, Selected) and self._request.delivery is Delivery.ROUTE:
                     self._selected = fact
                     shell.health.called(fact.model, now_ms)
-                self._caller.announce(fact)
-                shell.observer.fact(self.task_id, self._request, fact, now_ms)
+                self._announce(fact, now_ms)
             case Settle():
                 self._settle(command, now_ms)
             case SetBench():
                 self._keep(shell.store.bench(command, now_ms))
             case ReportHealth(provider, ok):
+                if ok and shell.room and provider in shell.health.circuits(now_ms):
+                    shell.room.given_back()
                 shell.health.report(provider, ok=ok, now_ms=now_ms)
-            case End(Failed() as failed) if self._unclaimed:
-                self._look_back(failed, now_ms)
-            case End(outcome):
+            case Queue(waiting):
+                self._queue(waiting, now_ms)
+            case End(Failed() as failed, tally) if self._unclaimed:
+                self._look_back(failed, tally, now_ms)
+            case End(outcome, tally):
+                if tally is not None:
+                    self._keep(shell.store.tally(tally, now_ms))
                 self._end(outcome)
             case _:
                 assert_never(command)
+
+    def _announce(self, fact: Fact, now_ms: int) -> None:
+        if isinstance(fact, Waiting):
+            fact = self._place.tell(fact)
+        self._caller.announce(fact)
+        self._shell.observer.fact(self.task_id, self._request, fact, now_ms)
+
+    def _queue(self, waiting: Waiting, now_ms: int) -> None:
+        """Stand in line; before the first time, ask if the request id was answered (R27)."""
+
+        def then(before: Repeated | None) -> None:
+            if before is not None:
+                self.feed(before)
+            elif not self._ended:
+                self._stand(waiting)
+
+        if self._unclaimed:
+            self._ask_back(then, now_ms)
+        else:
+            self._stand(waiting)
+
+    def _stand(self, waiting: Waiting) -> None:
+        refusal = self._place.take(waiting)
+        if refusal is not None:
+            self._loop.call_soon(self.feed, refusal)
+        elif not waiting.repeated:
+            self._announce(waiting, self._shell.clock.now_ms())
+
+    def hand_over(self) -> None:
+        """Have it wait elsewhere, if it waits: this server shuts down (P4)."""
+        self.feed(CLOSED)
 
     def _reserve(self, order: Reserve, now_ms: int) -> None:
         def done(future: "asyncio.Future[Reserved | ReservationDenied | Repeated]") -> None:
@@ -237,6 +302,8 @@ class Run:
                 self.feed(StoreFailed(order.attempt, _in_words(error)))
 
         self._asking, self._unclaimed = True, False
+        if self._shell.catalog is not self._catalog:
+            order = under(self._shell.catalog, order)
         work = self._shell.store.reserve(order, now_ms)
         asyncio.ensure_future(work).add_done_callback(done)
 
@@ -244,18 +311,32 @@ class Run:
         """Give back what was granted when its circuit had opened: the cascade looks again (R35)."""
         shell, candidate = self._shell, _taken(order, answer)
         now_ms = shell.clock.now_ms()
-        if shell.health.is_shut(candidate.model, now_ms):
+        model = candidate.model
+        if shell.health.is_shut(model, now_ms) or shell.occupancy.is_full(model):
             release = settlement.release(order.reservation_id, order.attempt)
             self._keep(shell.store.settle(release, now_ms))
             return ReservationDenied(order.attempt, (), shell.standing())
         self._granted[order.attempt] = order.reservation_id, candidate
+        shell.occupancy.take(candidate.model)
         return answer
 
-    def _look_back(self, failed: Failed, now_ms: int) -> None:
+    def _look_back(self, failed: Failed, tally: Tally | None, now_ms: int) -> None:
         """Before a task ends that had nothing to reserve: was its request id answered before?
 
         An answer that stands says more than that there is no room for another now (R27).
         """
+
+        def then(before: Repeated | None) -> None:
+            end = End(failed, tally)
+            if before is not None:
+                end = End(ending.instead(failed, before, self._catalog))
+            if not self._ended:  # by a mistake, meanwhile
+                self._obey(end, self._shell.clock.now_ms())
+
+        self._ask_back(then, now_ms)
+
+    def _ask_back(self, then: Callable[[Repeated | None], None], now_ms: int) -> None:
+        """Ask the store whether the request id was used before, and reserve nothing."""
         asked = self._request
         claim = Reserve(
             f"{self.task_id}.0", 0, (), asked.agent, request_id=asked.id, content=asked.content
@@ -264,15 +345,13 @@ class Run:
         def done(future: "asyncio.Future[Reserved | ReservationDenied | Repeated]") -> None:
             self._asking = False
             answer = None if _error(future) else future.result()
-            told = failed
-            if isinstance(answer, Repeated):
-                told = ending.instead(failed, answer, self._shell.catalog)
             try:
-                if not self._ended:  # by a mistake, meanwhile
-                    self._obey(End(told), self._shell.clock.now_ms())
+                then(answer if isinstance(answer, Repeated) else None)
             except Exception as error:  # noqa: BLE001 - as in feed
                 self._make_amends(error)
-            self._close()
+            self._close_amended()
+            if self._cascade.closed:
+                self._close()
 
         self._asking, self._unclaimed = True, False
         work = self._shell.store.reserve(claim, now_ms)
@@ -282,15 +361,21 @@ class Run:
         if self._selected is not None and self._selected.attempt == order.attempt:
             self._selected = None
 
+        _, candidate = self._granted.pop(order.attempt, ("", None))
+        gives_back = candidate is not None and settlement.gives_back(order, candidate)
+        if candidate is not None:
+            self._shell.occupancy.give(candidate.model)
+
         def done(future: "asyncio.Future[None]") -> None:
             error = _error(future)
+            if gives_back and error is None:
+                self._shell.room.given_back()
             if error is None:
                 self.feed(Settled(order.attempt, self._shell.standing()))
             else:
                 self.feed(SettleFailed(order.attempt, _in_words(error)))
 
         asyncio.ensure_future(self._shell.store.settle(order, now_ms)).add_done_callback(done)
-        self._granted.pop(order.attempt, None)
 
     def _keep(self, work: Awaitable[None]) -> None:
         """Hold on to background work until it is done; a cooldown that is not kept is no fault."""
@@ -310,7 +395,7 @@ class Run:
         attempt = order.attempt
         end: Event = StreamEnded(attempt)
         try:
-            chunks = self._shell.providers.of(order.candidate.model).call(order, self._request)
+            chunks = self._providers.of(order.candidate.model).call(order, self._request)
             async with aclosing(chunks) as stream:
                 async for chunk in stream:
                     self.feed(chunk)
@@ -339,11 +424,13 @@ class Run:
             self._loop.call_soon(self.feed, AttemptFailed(attempt, failure))
 
     def _end(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Finished) and outcome.report.answered is not None:
+        good = isinstance(outcome, Finished) and outcome.unmet is None
+        if good and outcome.report.answered is not None:
             used = outcome.report.attempts[-1].usage.output_tokens
             self._shell.health.answered(outcome.report.answered.key, used)
         self._ended = True
-        self._shell.repeats.end(self._request, outcome, self._shell.catalog.rules)
+        self._place.leave()
+        self._shell.repeats.end(self._request, outcome, self._catalog.rules)
         self._caller.end(outcome)
         self._shell.observer.ended(self.task_id, self._request, outcome)
 
@@ -364,6 +451,7 @@ class Run:
     def _book_the_rest(self, *, sent: bool) -> None:
         """Settle, without the cascade, what is granted; then the run is closed."""
         for attempt, (id_, candidate) in self._granted.items():
+            self._shell.occupancy.give(candidate.model)
             order = settlement.release(id_, attempt)
             if sent:
                 nanos, tokens = candidate.nanos, candidate.tokens

@@ -14,6 +14,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Protocol
 
 from escalade_server.core.standing import VerdictClass
 from escalade_server.engine.ports import Clock, Entropy
@@ -24,6 +25,10 @@ BURST = 16
 JITTER_MS = 250
 LOOKS_AT_ONCE = 64
 """Looks in one go, before the event loop serves others again."""
+LONGEST_MS = 60_000
+"""The wall clock may jump ahead, as after a sleep: it is looked at this often (T4)."""
+GIVEN_BACK_S = 0.25
+"""What is given back in this time is looked for in one go."""
 FULL = 1_000
 """One turn in thousandths: what the pace earns in a ms is a fraction of one."""
 
@@ -34,7 +39,25 @@ class RoomLimits:
 
     waiters_max: int = 10_000
     agent_waiters_max: int = 1_000
+    connection_waiters_max: int = 250
+    """A quarter of the calls that a connection carries: the others need not wait (P7)."""
     bytes_max: int = 256 << 20
+
+
+class Cancellable(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> None:
+        """Do it not."""
+        ...
+
+
+Later = Callable[[float, Callable[[], None]], Cancellable]
+"""Does a call after some seconds."""
+
+
+def _on_loop(delay_s: float, call: Callable[[], None]) -> Cancellable:
+    return asyncio.get_running_loop().call_later(delay_s, call)
 
 
 class RoomFullError(Exception):
@@ -55,6 +78,7 @@ class Waiter:
     earliest_ms: int = 0
     reason: VerdictClass = VerdictClass.RATE
     rule: str = ""
+    connection: str = ""
 
     def __lt__(self, other: "Waiter") -> bool:
         """Oldest first; of two as old, by request id, the same on every replica."""
@@ -72,15 +96,23 @@ class _Line:
 class WaitingRoom:
     """Owned by one event loop."""
 
-    def __init__(self, clock: Clock, entropy: Entropy, limits: RoomLimits | None = None) -> None:
-        """Open an empty room."""
-        self._clock, self._entropy = clock, entropy
+    def __init__(
+        self,
+        clock: Clock,
+        entropy: Entropy,
+        limits: RoomLimits | None = None,
+        later: Later = _on_loop,
+    ) -> None:
+        """Open an empty room; ``later`` is the event loop's, but in a simulation."""
+        self._clock, self._entropy, self._later = clock, entropy, later
         self._limits = limits or RoomLimits()
         self._lines: dict[str, _Line] = {}
+        self._by_connection: dict[str, int] = {}
         self._count = self._bytes = 0
         self._served = 0
         """Virtual time: the share of the agent served last."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Cancellable | None = None
+        self._given_back: Cancellable | None = None
         self._timer_ms = 0
         self._tokens_milli = BURST * FULL
         self._filled_ms = clock.now_ms()
@@ -88,6 +120,11 @@ class WaitingRoom:
     def __len__(self) -> int:
         """How many wait."""
         return self._count
+
+    def __contains__(self, waiter: Waiter) -> bool:
+        """Tell whether one waits here."""
+        line = self._lines.get(waiter.agent)
+        return line is not None and waiter in line.waiters
 
     def __iter__(self) -> Iterator[Waiter]:
         """Everyone who waits, in the order in which they would go if all could."""
@@ -104,19 +141,26 @@ class WaitingRoom:
     def _at(self, agent: str, index: int) -> Waiter:
         return self._lines[agent].waiters[index]
 
-    def enter(self, waiter: Waiter) -> None:
-        """Let one more wait.
+    def enter(self, waiter: Waiter, *, again: bool = False) -> None:
+        """Let one more wait; one that comes back from its turn ``again`` is not sent away.
 
         Raises:
             RoomFullError: a limit is reached; nothing has changed.
         """
         limits, line = self._limits, self._lines.get(waiter.agent, _Line())
+        near = self._by_connection.get(waiter.connection, 0)
+        full = ""
         if self._count >= limits.waiters_max:
-            raise RoomFullError(f"{self._count} tasks wait already")
-        if len(line.waiters) >= limits.agent_waiters_max:
-            raise RoomFullError(f"{len(line.waiters)} tasks of this agent wait already")
-        if self._bytes + waiter.size_bytes > limits.bytes_max:
-            raise RoomFullError(f"waiting requests hold {self._bytes >> 20} MiB already")
+            full = f"{self._count} tasks wait already"
+        elif len(line.waiters) >= limits.agent_waiters_max:
+            full = f"{len(line.waiters)} tasks of this agent wait already"
+        elif waiter.connection and near >= limits.connection_waiters_max:
+            full = f"{near} tasks of this connection wait already"
+        elif self._bytes + waiter.size_bytes > limits.bytes_max:
+            full = f"waiting requests hold {self._bytes >> 20} MiB already"
+        if full and not again:
+            raise RoomFullError(full)
+        self._by_connection[waiter.connection] = near + 1
         self._lines[waiter.agent] = line
         if not line.waiters:
             line.served = max(line.served, self._served)
@@ -138,6 +182,9 @@ class WaitingRoom:
         line.waiters.remove(waiter)
         self._count -= 1
         self._bytes -= waiter.size_bytes
+        self._by_connection[waiter.connection] -= 1
+        if not self._by_connection[waiter.connection]:
+            del self._by_connection[waiter.connection]
         if not line.waiters:
             del self._lines[waiter.agent]
 
@@ -160,17 +207,31 @@ class WaitingRoom:
                 ahead += max(0, min(len(other.waiters), place + lead + before))
         return ahead + 1
 
-    def look_again(self) -> None:
-        """Something was given back, or cleared, before its time: everyone may look at once."""
+    def look_again(self, most: int | None = None) -> None:
+        """Something was cleared before its time: everyone may look, or the first of them."""
         now_ms = self._clock.now_ms()
-        for line in self._lines.values():
-            for waiter in line.waiters:
-                waiter.earliest_ms = min(waiter.earliest_ms, now_ms)
+        for waiter in islice(self, most):
+            waiter.earliest_ms = min(waiter.earliest_ms, now_ms)
         if self._count:
             self._arm(now_ms)
 
+    def given_back(self) -> None:
+        """A call gave back some of what it held: the first may look, soon."""
+        if self._count and self._given_back is None:
+            self._given_back = self._later(GIVEN_BACK_S, self._look_for_it)
+
+    def _look_for_it(self) -> None:
+        self._given_back = None
+        self.look_again(LOOKS_AT_ONCE)
+
     def close(self) -> None:
         """Give nobody a turn any more."""
+        self._disarm()
+        if self._given_back is not None:
+            self._given_back.cancel()
+            self._given_back = None
+
+    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -178,10 +239,11 @@ class WaitingRoom:
     def _arm(self, at_ms: int, jitter_ms: int = JITTER_MS) -> None:
         if self._timer is not None and self._timer_ms <= at_ms:
             return
-        self.close()
+        self._disarm()
         self._timer_ms = at_ms
-        wait_ms = max(0, at_ms - self._clock.now_ms()) + self._entropy.jitter_ms(jitter_ms)
-        self._timer = asyncio.get_running_loop().call_later(wait_ms / 1_000, self._pump)
+        wait_ms = min(max(0, at_ms - self._clock.now_ms()), LONGEST_MS)
+        wait_ms += self._entropy.jitter_ms(jitter_ms)
+        self._timer = self._later(wait_ms / 1_000, self._pump)
 
     def _pump(self) -> None:
         """Give turns to those who are due, while the pace allows."""

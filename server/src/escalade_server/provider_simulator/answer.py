@@ -169,7 +169,7 @@ def told_by(answer: Answer, fault: Fault | None) -> Answer:
 
 def text_of(question: Question, script: ModelScript) -> tuple[str, ...]:
     """Pieces of the text: JSON if asked for, else scripted, else the default words."""
-    if question.as_json:
+    if question.as_json and script.obeys_format:
         value = instance_of(question.schema, question.model)
         return sliced(msgspec.json.encode(value).decode(), ARGUMENT_PIECE_CHARS)
     text = script.text

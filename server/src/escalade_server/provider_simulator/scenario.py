@@ -188,6 +188,8 @@ class ModelScript:
     """None: words that name the model and the request (`answer.default_text`)."""
     replies: Mapping[str, str] = field(default_factory=dict)
     """Instead of `text`, for requests whose last message contains the key; first match wins."""
+    obeys_format: bool = True
+    """False: it answers its text even where JSON, or a schema, is asked for."""
     reasoning: str = ""
     """Told before the text, as the vendor tells reasoning; billed as output."""
     tool_calls: tuple[ToolCallScript, ...] = ()

@@ -19,6 +19,8 @@ class Endpoint:
     base_url: str
     api_key: str
     """Empty where the provider needs none."""
+    connect_ms: int | None = None
+    """How long a connection may take; None: as the registry says."""
 
     def __repr__(self) -> str:
         """Show everything but the key (D6)."""

@@ -140,9 +140,14 @@ class DialectProvider:
         finally:
             response.close(abort=not is_over)
 
+    @property
+    def _connect_ms(self) -> int:
+        own = self.endpoint.connect_ms
+        return self.connect_timeout_ms if own is None else own
+
     async def _open(self, wire: WireRequest) -> HttpResponse:
         try:
-            response = await self.http.open(wire, self.connect_timeout_ms)
+            response = await self.http.open(wire, self._connect_ms)
         except TransportFailure as broken:
             failure = self._failure(broken)
         else:

@@ -22,6 +22,7 @@ from escalade_server.core.facts import (
 from escalade_server.core.task import Delivery, Text
 from escalade_server.core.trace import AttemptStatus
 from escalade_server.simulation.driver import Play
+from escalade_server.simulation.gates import is_gated, winner_of
 
 Seen = Command | Fact
 
@@ -78,6 +79,7 @@ class ChangesAnnounced:
     def __init__(self) -> None:
         self._layer: dict[int, str] = {}
         self._selected: dict[int, tuple[int, str]] = {}
+        self._earlier: dict[int, int] = {}
 
     def see(self, play: Play, what: Seen, now_ms: int) -> None:
         """Look at one."""
@@ -96,8 +98,12 @@ class ChangesAnnounced:
             demand(called == self._selected.get(play.number), self, f"{called} was not selected")
         elif isinstance(what, Deliver):
             attempt, _ = self._selected.get(play.number, (0, ""))
-            demand(what.attempt == attempt, self, f"a delta of {what.attempt}, not of {attempt}")
+            if what.attempt != attempt:
+                self._earlier[play.number] = what.attempt
         elif isinstance(what, End):
+            earlier = self._earlier.get(play.number)
+            stands_in = isinstance(what.outcome, Finished) and what.outcome.unmet is not None
+            demand(earlier is None or stands_in, self, f"a delta of {earlier}, before the last")
             path = what.outcome.report.layer_path
             demand(path[-1] == at, self, f"the report ends in {path[-1]}, the changes in {at}")
 
@@ -124,7 +130,7 @@ class NoSplice:
             demand(what.attempt == attempt, self, f"retracted {what.attempt}, had {attempt}")
             self._texts.pop(number)
         elif isinstance(what, End) and isinstance(what.outcome, Finished):
-            answered = what.outcome.report.attempts[-1].number
+            answered = winner_of(what.outcome).number
             parts = [p.text for p in what.outcome.answer.parts if isinstance(p, Text)]
             if play.request.delivery is Delivery.WHOLE:
                 text = "".join(parts)
@@ -173,6 +179,7 @@ class LimitsRespected:
         if isinstance(what, Settle):
             if (play.number, what.attempt) in self._paid:
                 self._spent[play.number] += what.nanos
+                self._paid.discard((play.number, what.attempt))
             return
         limits, model = play.request.constraints, None
         if isinstance(what, CallModel):
@@ -227,13 +234,16 @@ class AttemptsBounded:
 
 
 class SettledOnce:
-    """Every reservation that was granted is settled once; nothing else is."""
+    """Every reservation that was granted is settled once; nothing else is.
+
+    A second settlement may say, of the same amounts, that the task is answered by it (R21).
+    """
 
     kinds = (Reserve, Settle)
 
     def __init__(self) -> None:
         self.ordered: set[str] = set()
-        self.settled: set[str] = set()
+        self.settled: dict[str, tuple[int, ...]] = {}
 
     def see(self, play: Play, what: Seen, now_ms: int) -> None:
         """Look at one."""
@@ -244,8 +254,10 @@ class SettledOnce:
         elif isinstance(what, Settle):
             id_ = what.reservation_id
             demand(id_ in self.ordered, self, f"settles {id_}, which was never reserved")
-            demand(id_ not in self.settled, self, f"settles {id_} twice")
-            self.settled.add(id_)
+            amounts = (what.requests, what.tokens, what.nanos, what.charged_nanos)
+            marks = what.figures is not None and self.settled.pop(id_, None) == amounts
+            demand(marks or id_ not in self.settled, self, f"settles {id_} twice")
+            self.settled[id_] = amounts
 
 
 class InstantsAhead:
@@ -279,6 +291,8 @@ class ReportsTrue:
         del now_ms
         if isinstance(what, Settle):
             booked = self._booked.setdefault(play.number, [])
+            if any(what.attempt == before for before, _, _ in booked):
+                return  # it stands in; ``SettledOnce`` compares
             if what.requests or what.attempt in self._made.get(play.number, ()):
                 booked.append((what.attempt, what.nanos, what.charged_nanos))
             else:  # given back: it was never confirmed, or came when the caller had left
@@ -295,12 +309,44 @@ class ReportsTrue:
             demand(report.list_nanos == sum(b[1] for b in booked), self, "the sum is wrong")
             answered = [a for a in report.attempts if a.status is AttemptStatus.OK]
             routed = play.request.delivery is Delivery.ROUTE  # it need not say that it answered
-            good = isinstance(what.outcome, Finished) and not routed
-            demand(len(answered) == 1 or not good, self, f"{len(answered)} answers in a report")
+            good = isinstance(what.outcome, Finished) and what.outcome.unmet is None
+            demand(
+                len(answered) == 1 or routed or not good,
+                self,
+                f"{len(answered)} answers in a report",
+            )
+
+
+class GatesHold:
+    """Nothing of an answer that failed a gate was ever delivered, unless it stands in (R21)."""
+
+    kinds = (Selected, Deliver, End)
+
+    def __init__(self) -> None:
+        self._delivered: dict[int, set[int]] = {}
+        self._held: set[tuple[int, int]] = set()
+
+    def see(self, play: Play, what: Seen, now_ms: int) -> None:
+        """Look at one."""
+        del now_ms
+        number = play.number
+        if isinstance(what, Selected) and what.held_by:
+            self._held.add((number, what.attempt))
+        elif isinstance(what, Deliver):
+            self._delivered.setdefault(number, set()).add(what.attempt)
+        elif isinstance(what, End):
+            rejected = {a.number for a in what.outcome.report.attempts if is_gated(a)}
+            if isinstance(what.outcome, Finished) and what.outcome.unmet is not None:
+                rejected.discard(winner_of(what.outcome).number)
+            told = rejected & self._delivered.get(number, set())
+            demand(not told, self, f"delivered of {sorted(told)}, which were rejected")
+            routed = play.request.delivery is Delivery.ROUTE  # the gates are the caller's own
+            unsaid = {a for a in rejected if (number, a) not in self._held}
+            demand(routed or not unsaid, self, f"{sorted(unsaid)} were held without a word")
 
 
 class EndsInTime:
-    """A task ends by its deadline, unless its good ending waits for the ledger."""
+    """A task ends by its deadline, waits apart, unless its good ending waits for the ledger."""
 
     kinds = (End, Settle)
 
@@ -313,7 +359,9 @@ class EndsInTime:
         if isinstance(what, Settle):
             self._settles_ms[play.number] = now_ms
         elif isinstance(what, End) and self._steady:
-            due_ms = max(play.request.deadline_ms, self._settles_ms.get(play.number, 0))
+            asked, waited_ms = play.request, what.outcome.report.waited_ms
+            due_ms = min(asked.deadline_ms + waited_ms, asked.ends_ms or asked.deadline_ms)
+            due_ms = max(due_ms, self._settles_ms.get(play.number, 0))
             is_answer = isinstance(what.outcome, Finished) or now_ms <= due_ms
             ledger = isinstance(what.outcome, Failed) and "ledger" in what.outcome.reason.value
             demand(is_answer or ledger, self, f"ended {now_ms - due_ms} ms after its deadline")

@@ -16,9 +16,11 @@ from escalade_server.core.commands import (
     Announce,
     CallModel,
     CancelCall,
+    Candidate,
     Command,
     Deliver,
     End,
+    Queue,
     ReportHealth,
     Reserve,
     SetBench,
@@ -38,10 +40,15 @@ from escalade_server.core.events import (
 )
 from escalade_server.core.facts import Finished, Selected
 from escalade_server.core.failure import Failure, FailureClass
+from escalade_server.core.gating import Checker
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Delivery, Request
 from escalade_server.engine.health import Health
+from escalade_server.engine.place import Place
+from escalade_server.engine.ports import NOWHERE, Clock
+from escalade_server.engine.resume import ResumeDesk
 from escalade_server.engine.run import DRAINS_MAX, LINGER_S
+from escalade_server.engine.waiting import WaitingRoom
 from escalade_server.simulation.agenda import Agenda
 from escalade_server.simulation.script import Now, Step, Upstream, Word
 from escalade_server.simulation.store import ERROR
@@ -76,17 +83,58 @@ Watch = Callable[["Play", Event, tuple[Command, ...]], None]
 """Looks at each step of each task, before its orders are obeyed."""
 
 
+class _Middling:
+    """No chance at all: every jitter is half of what it may be."""
+
+    @staticmethod
+    def task_id() -> str:
+        """Answer no id; tasks are counted here."""
+        return ""
+
+    @staticmethod
+    def jitter_ms(limit_ms: int) -> int:
+        """Answer half."""
+        return limit_ms // 2
+
+
+class _Due:
+    """A call on the agenda that may still be cancelled."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call
+
+    def ring(self) -> None:
+        """Do it, if it is still wanted."""
+        if self._call is not None:
+            self._call()
+
+    def cancel(self) -> None:
+        """Do it not."""
+        self._call = None
+
+
 class Driver:
     """Runs tasks against one catalog on an agenda."""
 
     def __init__(
-        self, catalog: Catalog, agenda: Agenda, ledger: Ledger, upstream: Upstream, watch: Watch
+        self,
+        catalog: Catalog,
+        agenda: Agenda,
+        ledger: Ledger,
+        upstream: Upstream,
+        watch: Watch,
+        *,
+        checker: Checker,
     ) -> None:
         """Keep the parts."""
         self.catalog, self.agenda, self.ledger = catalog, agenda, ledger
-        self.upstream, self.watch = upstream, watch
+        self.upstream, self.watch, self.checker = upstream, watch, checker
         self.health = Health(catalog.rules)
         self.drains = 0
+        self.clock: Clock = agenda
+        self.draining = False
+        self.room = WaitingRoom(agenda, _Middling(), later=self._later)
+        self.desk = ResumeDesk("simulated", agenda)
         self.running: dict[str, Play] = {}
         self._started = 0
 
@@ -97,6 +145,11 @@ class Driver:
         self.running[play.task_id] = play
         play.feed(Started(self.standing()))
         return play
+
+    def _later(self, delay_s: float, call: Callable[[], None]) -> "_Due":
+        due = _Due(call)
+        self.agenda.after(round(delay_s * 1_000_000), due.ring)
+        return due
 
     def standing(self) -> Standing:
         """Shared state, circuits and running means at this instant."""
@@ -118,7 +171,9 @@ class Play:
         """Prepare a task; its first event starts it."""
         self.driver, self.request, self.number = driver, request, number
         self.task_id = f"{number:032x}"
-        self.cascade = Cascade(driver.catalog, request, self.task_id)
+        self.cascade = Cascade(driver.catalog, request, self.task_id, driver.checker)
+        self._place = Place(driver, request, NOWHERE, self.feed)
+        self._granted: dict[int, Candidate] = {}
         self._calls: set[int] = set()
         self._timer_ms: int | None = None
         self._timers = 0
@@ -191,10 +246,19 @@ class Play:
                 self._settle(command)
             case SetBench():
                 driver.ledger.bench(command)
+            case Queue(waiting):
+                refusal = self._place.take(waiting)
+                if refusal is not None:
+                    why = refusal
+                    driver.agenda.after(0, lambda: self.feed(why))
             case ReportHealth(provider, ok):
+                if ok and driver.room and provider in driver.health.circuits(now_ms):
+                    driver.room.given_back()
                 driver.health.report(provider, ok=ok, now_ms=now_ms)
             case End(outcome):
-                if isinstance(outcome, Finished) and outcome.report.answered is not None:
+                self._place.leave()
+                good = isinstance(outcome, Finished) and outcome.unmet is None
+                if good and outcome.report.answered is not None:
                     used = outcome.report.attempts[-1].usage.output_tokens
                     driver.health.answered(outcome.report.answered.key, used)
             case _:
@@ -214,15 +278,21 @@ class Play:
     def _in_time(self, order: Reserve, answer: Reserved) -> Reserved | ReservationDenied:
         """Give back what was granted when its circuit had opened (R35)."""
         driver = self.driver
-        model = next(c.model for c in order.candidates if c.model.position == answer.position)
-        if not driver.health.is_shut(model, driver.agenda.now_ms()):
+        taken = next(c for c in order.candidates if c.model.position == answer.position)
+        if not driver.health.is_shut(taken.model, driver.agenda.now_ms()):
+            self._granted[order.attempt] = taken
             return answer
         release = settlement.release(order.reservation_id, order.attempt)
         driver.ledger.settle(release, lambda _: None)
         return ReservationDenied(order.attempt, (), driver.standing())
 
     def _settle(self, order: Settle) -> None:
+        candidate = self._granted.pop(order.attempt, None)
+        gives_back = candidate is not None and settlement.gives_back(order, candidate)
+
         def done(durable: bool) -> None:  # noqa: FBT001 - the one thing that it answers
+            if durable and gives_back:
+                self.driver.room.given_back()
             if durable:
                 self.feed(Settled(order.attempt, self.driver.standing()))
             else:

@@ -8,21 +8,17 @@ from escalade_server.core.catalog import (
     Agent,
     Billing,
     Catalog,
-    Comparison,
-    ComplexityTrigger,
-    Condition,
     Counter,
     CounterScope,
     DataPolicy,
     Layer,
-    LayerTrigger,
     Model,
     Period,
     Scoring,
     TaskType,
-    Trigger,
     Unit,
 )
+from escalade_server.core.gates import Quality
 from escalade_server.core.money import Price
 from escalade_server.core.rules import (
     OnComplexity,
@@ -32,6 +28,13 @@ from escalade_server.core.rules import (
     Rules,
 )
 from escalade_server.core.task import MICRO, DataDemand, Feature
+from escalade_server.core.triggers import (
+    Comparison,
+    ComplexityTrigger,
+    Condition,
+    LayerTrigger,
+    Trigger,
+)
 from escalade_server.simulation.chance import between, maybe, pick
 
 PROVIDERS = ("alpha", "beta", "gamma", "delta", "epsilon")
@@ -170,7 +173,7 @@ def _rules(rng: Random) -> Rules:
         on_outage=pick(rng, tuple(OnOutage)),
         require_capability=maybe(rng, 20),
         output_tokens_default=between(rng, 200, 5_000),
-        quality_escalations_max=between(rng, 0, 2),
+        quality=Quality(escalations_max=between(rng, 0, 2)),
         hold_patience_ms=pick(rng, (0, 60, 300, 300, 1_000)),
         first_token_ms=between(rng, 500, 30_000),
         idle_ms=between(rng, 500, 45_000),

@@ -8,6 +8,7 @@ from escalade_server.core.commands import (
     Command,
     Deliver,
     End,
+    Queue,
     ReportHealth,
     Reserve,
     SetBench,
@@ -67,6 +68,8 @@ def _command(command: Command) -> str:
             return f"ReportHealth {provider} {'+' if ok else '-'}"
         case Announce(fact):
             return _fact(fact)
+        case Queue(waiting):
+            return f"Queue until {waiting.earliest_ms} ({waiting.reason.value})"
         case End(outcome):
             why = (
                 f" {outcome.reason.value}: {outcome.detail}" if isinstance(outcome, Failed) else ""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from escalade_server.core.commands import Announce, CallModel, Command, End, Settle
+from escalade_server.core.commands import Announce, CallModel, Command, End, Queue, Settle
 from escalade_server.core.events import AttemptFailed, Event
 from escalade_server.core.facts import Escalated, Failed, Finished, Outcome, Retracted, Waiting
 from escalade_server.engine.calendar import Calendar
@@ -18,6 +18,7 @@ from escalade_server.simulation.checkers import (
     Checker,
     CircuitsRespected,
     EndsInTime,
+    GatesHold,
     InstantsAhead,
     LimitsRespected,
     NoSplice,
@@ -29,9 +30,11 @@ from escalade_server.simulation.checkers import (
     demand,
 )
 from escalade_server.simulation.driver import Driver, Play
+from escalade_server.simulation.gates import Judge, winner_of
 from escalade_server.simulation.resilience import Resilience
 from escalade_server.simulation.store import Store
 from escalade_server.simulation.trace import Line
+from escalade_server.simulation.waits import WaitsHold
 from escalade_server.simulation.workload import Arrival
 from escalade_server.simulation.worlds import World, world
 
@@ -54,7 +57,8 @@ def checkers(of: World) -> list[Checker]:
     return [
         OneEnding(), ChangesAnnounced(), NoSplice(), CircuitsRespected(), AttemptsBounded(),
         LimitsRespected(of.providers.lies), SettledOnce(), InstantsAhead(), ReportsTrue(),
-        EndsInTime(clock_is_steady=not of.jumps),
+        EndsInTime(clock_is_steady=not of.jumps), GatesHold(),
+        WaitsHold(clock_is_steady=not of.jumps),
     ]  # fmt: skip
 
 
@@ -70,7 +74,9 @@ class Trial:
         self.books = Books(calendar, self.auditor.held, self.auditor.booked)
         self.agenda = Agenda(of.begin_ms, of.jumps)
         self.store = Store(self.agenda, self.books, of.weather)
-        self.driver = Driver(of.catalog, self.agenda, self.store, of.providers, self.look)
+        self.driver = Driver(
+            of.catalog, self.agenda, self.store, of.providers, self.look, checker=Judge(of.seed)
+        )
         self.resilience = Resilience(of)
         self._looking: dict[type[Seen], list[Checker]] = {}
         for checker in make(of):
@@ -109,7 +115,7 @@ class Trial:
     def _on_end(self, play: Play, outcome: Outcome) -> None:
         """A good ending comes after its settlement is durable (DESIGN 6, guarantee 4)."""
         if isinstance(outcome, Finished):
-            id_ = outcome.report.attempts[-1].reservation_id
+            id_ = winner_of(outcome).reservation_id
             demand(self.books.is_settled(id_), self, f"{id_} is not settled")
         self.resilience.ended(play.number, outcome)
 
@@ -149,10 +155,13 @@ def figures(trial: Trial) -> Tally[str]:
                     count[f"escalated {fact.reason.value}"] += 1
                 elif isinstance(fact, Retracted | Waiting):
                     count[type(fact).__name__.lower()] += 1
+            elif isinstance(command, Queue):
+                count["queued"] += 1
             elif isinstance(command, End):
                 outcome = command.outcome
                 ended = f"failed {outcome.reason.value}" if isinstance(outcome, Failed) else "ok"
                 count[ended] += 1
+                count["stood in"] += isinstance(outcome, Finished) and outcome.unmet is not None
     return count
 
 

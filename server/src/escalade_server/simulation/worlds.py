@@ -10,8 +10,10 @@ from escalade_server.core.rules import OnOutage, Rules
 from escalade_server.core.task import Delivery, OnInterruption, Request, Task
 from escalade_server.simulation.agenda import Jump
 from escalade_server.simulation.chance import between, chance, maybe, pick
+from escalade_server.simulation.gates import gated, wishing
 from escalade_server.simulation.providers import HEALTHY, Character, Ill, Phase, Providers
 from escalade_server.simulation.strategies import OTHER, PROVIDERS, TYPES, draw_catalog
+from escalade_server.simulation.waits import patient
 from escalade_server.simulation.weather import Spell, StoreWeather, Trouble
 from escalade_server.simulation.workload import MESSAGES, Arrival, draw_arrivals
 
@@ -71,7 +73,7 @@ def world(seed: int) -> World:
 
 def chaos(seed: int, rng: Random, kind: Kind, tasks: int) -> World:
     """Make a world in which anything goes wrong."""
-    catalog = draw_catalog(rng)
+    catalog = gated(seed, draw_catalog(rng))
     span_us = pick(rng, (1, 10, 60, 240)) * SECOND_US
     begin_ms = pick(rng, BOUNDARIES_MS) - between(rng, 0, 2 * span_us // 1_000)
     jumps = []
@@ -79,6 +81,7 @@ def chaos(seed: int, rng: Random, kind: Kind, tasks: int) -> World:
         by_ms = pick(rng, (400, 5_000, 70_000, 3_700_000, 90_000_000))
         jumps.append(Jump(between(rng, 0, span_us), by_ms))
     arrivals = draw_arrivals(rng, catalog, begin_ms, tasks, span_us)
+    arrivals = patient(seed, wishing(seed, arrivals))
     characters = {name: _character(rng) for name in PROVIDERS}
     phases = [_phase(rng, span_us) for _ in range(between(rng, 0, 3))]
     spells = [_spell(rng, span_us)] if maybe(rng, 30) else []

@@ -3,10 +3,12 @@
 Reading is synchronous and cheap; the authoritative rows are elsewhere.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from escalade_server.core.catalog import Counter
 from escalade_server.core.standing import Balance, Bench, Standing
-from escalade_server.core.window import total
+from escalade_server.core.window import Window, slice_at, slides, total
+from escalade_server.engine.ports import Spend
 
 Change = tuple[str, tuple[Balance, ...]]
 """A counter's key with all its parts that still count: one for a calendar window."""
@@ -52,6 +54,27 @@ class Board:
     def balance(self, key: str, now_ms: int) -> Balance | None:
         """Answer one counter; None when nothing is spent or held."""
         return self.standing(now_ms).balances.get(key)
+
+    def spends(
+        self,
+        counters: Iterable[Counter],
+        calendar: Callable[[Counter, int], Window],
+        now_ms: int,
+    ) -> tuple[Spend, ...]:
+        """Answer every one of these counters with what it holds now, used or not."""
+        found = []
+        for counter in counters:
+            balance = self.balance(counter.key, now_ms)
+            if balance is None:
+                window = (
+                    slice_at(counter.period, now_ms)
+                    if slides(counter.period)
+                    else calendar(counter, now_ms)
+                )
+                found.append(Spend(counter, 0, 0, window.ends_ms))
+            else:
+                found.append(Spend(counter, balance.spent, balance.held, balance.ends_ms))
+        return tuple(found)
 
     def _let_go(self, now_ms: int) -> None:
         """Forget windows that have ended, and slices that have left theirs."""

@@ -6,27 +6,30 @@ statements, because each statement gives the interpreter's lock away and may wai
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import IntEnum
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakValueDictionary
 
 import apsw
 
 from escalade_server.core import ledger
-from escalade_server.core.catalog import Counter, Period, Unit
+from escalade_server.core.alerting import Mark
+from escalade_server.core.catalog import Billing, Counter, Period, Unit
 from escalade_server.core.commands import Candidate, Reserve, SetBench, Settle
 from escalade_server.core.events import Repeated, Reserved
 from escalade_server.core.failure import HOUR_MS, MINUTE_MS, FailureClass
-from escalade_server.core.ledger import NOTHING, Amounts
+from escalade_server.core.ledger import Amounts
 from escalade_server.core.standing import Balance, Bench, Denial
 from escalade_server.core.task import Basis
-from escalade_server.core.window import SLICES, SPAN_MS, Window, slice_at, slides, total
-from escalade_server.engine.ports import Booking, Kept, StoreError
+from escalade_server.core.window import SLICES, SPAN_MS, Window, slice_at, total
+from escalade_server.engine.ports import Kept, StoreError
 from escalade_server.stores import claims, statements
 from escalade_server.stores.board import Change
+from escalade_server.stores.feed import Feed
+from escalade_server.stores.rows import BOOKING, Account, Reservation, Row, State
+from escalade_server.stores.usage import RollUp
 
 KEPT_MS = 25 * HOUR_MS
 """A settled reservation is remembered this long after its admission (R27, R32: 24 h)."""
@@ -34,85 +37,21 @@ PURGE_EVERY_MS = MINUTE_MS
 PURGE_ROWS = 1_000
 
 
-class State(IntEnum):
-    """What became of a reservation."""
-
-    OPEN = 0
-    UNCERTAIN = 1
-    """Held until an instant, then booked in full (quotas C5)."""
-    ASSUMED = 2
-    """Booked at the reserve without being told the usage; told later, it is corrected once."""
-    SETTLED = 3
-
-
-_BOOKING = {
-    State.OPEN: Booking.OPEN,
-    State.UNCERTAIN: Booking.OPEN,
-    State.ASSUMED: Booking.ASSUMED,
-    State.SETTLED: Booking.SETTLED,
-}
-
-
-@dataclass(slots=True, weakref_slot=True, eq=False)
-class Row:
-    """One window, or slice, of one counter; ``admits_to_ms`` is when admissions go to a later."""
-
-    account: "Account"
-    starts_ms: int
-    admits_to_ms: int
-    balance: Balance
-
-
-@dataclass(slots=True)
-class Account:
-    """One counter with its rows that still count, oldest first."""
-
-    id: int
-    key: str
-    unit: Unit
-    period: Period
-    live: list[Row]
-    column: int = field(init=False)
-    """Which of an attempt's amounts it counts."""
-    sliding: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.column = ledger.FIELD[self.unit]
-        self.sliding = slides(self.period)
-
-
-@dataclass(slots=True)
-class Reservation:
-    """What one attempt holds, where, and what was booked for it."""
-
-    number: int
-    id: str
-    owner: int
-    model: str
-    position: int
-    state: State
-    reserved: Amounts
-    rows: tuple[Row, ...]
-    windows: str
-    admitted_ms: int
-    agent: str
-    routed: bool
-    digest: str = ""
-    request_id: str = ""
-    content: str = ""
-    figures: str = ""
-    resolve_at_ms: int = 0
-    used: Amounts = NOTHING
-    denials: tuple[Denial, ...] = ()
-
-
 class Books:
     """All counters, open reservations and benches of one file."""
 
     def __init__(
-        self, connection: apsw.Connection, calendar: Callable[[Counter, int], Window], now_ms: int
+        self,
+        connection: apsw.Connection,
+        calendar: Callable[[Counter, int], Window],
+        now_ms: int,
+        zone: str = "UTC",
     ) -> None:
-        """Take a migrated connection, which from now on only this object uses."""
+        """Take a migrated connection, which from now on only this object uses.
+
+        ``zone`` is that of the days in reports.
+        """
+        self.roll_up = RollUp(connection, calendar, zone)
         self._db = connection
         self._calendar = calendar
         self._now_ms = now_ms
@@ -134,18 +73,30 @@ class Books:
         self._dirty: set[Row] = set()
         self._seen: dict[int, Account] = {}
         self._benches_changed = False
+        self.feed = Feed(connection)
+        self._marks: Mapping[str, Sequence[Mark]] = {}
+        self._labelled: dict[str, Counter] = {}
 
-    def open(self, counters: Iterable[Counter], owed: Sequence[Settle] = ()) -> None:
+    def open(
+        self,
+        counters: Iterable[Counter],
+        owed: Sequence[Settle] = (),
+        marks: Mapping[str, Sequence[Mark]] = MappingProxyType({}),
+    ) -> None:
         """Become the owner, book what is ``owed``, and in full what dead owners left (C6, X1, X2).
+
+        From ``marks`` on, by a counter's key, the feed is told what is spent.
 
         Raises:
             StoreError: a counter's key was used for another unit or period before.
         """
+        self._marks = marks
+        self._labelled = {counter.key: counter for counter in counters}
         self.begin(order.reservation_id for order in owed)
         newest = "INSERT INTO owners (opened_ms) VALUES (?) RETURNING id"
         [(self._owner,)] = self._query(newest, self._now_ms)
         self._query("DELETE FROM owners WHERE id < ?", self._owner)
-        for counter in counters:
+        for counter in self._labelled.values():
             self._account(counter)
         for order in owed:
             with suppress(ValueError):  # out of range: it was refused then, too
@@ -155,6 +106,13 @@ class Books:
                 self._assume(reservation)
         self.sweep()
         self.commit()
+
+    def adopt(self, counters: Iterable[Counter], marks: Mapping[str, Sequence[Mark]]) -> None:
+        """Go on with the counters and marks of another strategy; what is booked stays (R18)."""
+        self._marks, self._labelled = marks, {counter.key: counter for counter in counters}
+        for row in list(self._rows.values()):
+            key, of_row = row.account.key, marks.get(row.account.key)
+            row.mark = self.feed.next_mark(key, row.balance.window, of_row) if of_row else None
 
     # ------------------------------------------------------------------ one batch of orders
 
@@ -179,7 +137,8 @@ class Books:
         statements.RESERVATIONS.write(self._db, [
             (r.number, r.id, r.owner, r.model, r.position, r.state, r.reserved.tokens,
              r.reserved.nanos, r.windows, r.admitted_ms, r.resolve_at_ms, *r.used, r.agent,
-             r.routed, r.digest, r.request_id, r.content, r.figures)
+             r.routed, r.digest, r.request_id, r.content, r.figures, r.day, r.layer, r.task_type,
+             r.metered)
             for r in self._changed.values()
         ])  # fmt: skip
         statements.WINDOWS.write(self._db, [
@@ -187,6 +146,7 @@ class Books:
              r.balance.held)
             for r in self._dirty
         ])  # fmt: skip
+        self.roll_up.write()
         self._db.execute("COMMIT")
         self._seen.update({row.account.id: row.account for row in self._dirty})
         self._changed.clear()
@@ -197,6 +157,7 @@ class Books:
     def roll_back(self) -> None:
         """Undo the batch; the rows are read again with the next one."""
         self._version = None
+        self.roll_up.clear()
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
@@ -213,8 +174,15 @@ class Books:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something becomes due by time alone: an uncertain reservation."""
-        return bool(self._uncertain)
+        """Whether there is what no order brings: a doubtful reservation, an operator's word."""
+        with suppress(apsw.Error):  # the next batch says it
+            return bool(self._uncertain) or self._is_stale
+        return True
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether another process has written (``stores.audit``)."""
+        return bool(self._db.execute("PRAGMA data_version").get != self._version)
 
     # ---------------------------------------------------------------------------- the orders
 
@@ -252,6 +220,9 @@ class Books:
         self._now_ms = max(self._now_ms, now_ms)
         known = self._find(order.reservation_id)
         if known is None or known.state is State.SETTLED or known.digest:
+            if known is not None and order.figures is not None and not known.digest:
+                known.figures = claims.text_of(order.figures)  # its answer stands in (R21)
+                self._become(known, State.SETTLED)
             return
         known.figures = claims.text_of(order.figures)
         if order.hold_until_ms is not None:
@@ -260,7 +231,7 @@ class Books:
                 self._become(known, State.UNCERTAIN)
             return
         used = Amounts(order.requests, order.tokens, order.nanos).checked()
-        self._book(known, used)
+        self._book(known, used, order)
         known.digest = order.digest
         self._become(known, State.ASSUMED if order.basis is Basis.RESERVED else State.SETTLED)
 
@@ -274,15 +245,20 @@ class Books:
         if known is None:
             return None
         return Kept(
-            known.id, known.model, known.agent, bool(known.routed), _BOOKING[known.state],
+            known.id, known.model, known.agent, bool(known.routed), BOOKING[known.state],
             known.digest, known.admitted_ms, known.reserved.tokens, known.reserved.nanos,
             known.used.tokens, known.used.nanos,
         )  # fmt: skip
 
     def bench(self, order: SetBench, now_ms: int) -> None:
-        """Set something aside; the later end of old and new wins."""
+        """Set something aside; the later end of old and new wins, and an end of 0 clears it."""
         self._now_ms = max(self._now_ms, now_ms)
         old = self._benches.get(order.key)
+        if not order.bench.until_ms:
+            self._benches.pop(order.key, None)
+            self._benches_changed = True
+            self._query("DELETE FROM benches WHERE key = ?", order.key)
+            return
         if old is not None and old.until_ms >= order.bench.until_ms:
             return
         new = self._benches[order.key] = order.bench
@@ -304,7 +280,9 @@ class Books:
         self._query(statements.DROP_SLICES, now_ms, json.dumps([span.value for span in SPAN_MS]))
         self._query(statements.DROP_RESERVATIONS, PURGE_ROWS, State.ASSUMED, now_ms - KEPT_MS)
         if self._db.changes() < PURGE_ROWS:
+            self.roll_up.purge(now_ms)
             self._purge_at_ms = now_ms + PURGE_EVERY_MS
+        self.feed.purge(now_ms)
 
     # ------------------------------------------------------------------------- how it is done
 
@@ -320,7 +298,9 @@ class Books:
         reservation = Reservation(
             self._next, order.reservation_id, self._owner, model.key, model.position, State.OPEN,
             reserved, rows, windows, self._now_ms, order.agent, order.routed,
-            request_id=order.request_id, content=order.content, denials=denials,
+            self.roll_up.day(self._now_ms), model.layer, order.task_type,
+            model.billing is Billing.METERED, request_id=order.request_id, content=order.content,
+            denials=denials,
         )  # fmt: skip
         if order.request_id:
             same = self._claims.setdefault((order.agent, order.request_id), [])
@@ -330,10 +310,11 @@ class Books:
 
     def _assume(self, reservation: Reservation) -> None:
         """Nobody tells what it used: book it in full."""
-        self._book(reservation, reservation.reserved)
+        self._book(reservation, reservation.reserved, None)
         self._become(reservation, State.ASSUMED)
 
-    def _book(self, reservation: Reservation, used: Amounts) -> None:
+    def _book(self, reservation: Reservation, used: Amounts, order: Settle | None) -> None:
+        self.roll_up.book(reservation, used, order)
         if reservation.state is State.ASSUMED:
             difference = used.minus(reservation.used)
             for row in reservation.rows:
@@ -344,6 +325,17 @@ class Books:
                 held = reservation.reserved[column]
                 self._put(row, ledger.settle(row.balance, held, used[column]))
         reservation.used = used
+        for row in reservation.rows:
+            if row.mark is not None and row.balance.spent >= row.mark:
+                self._tell(row)
+
+    def _tell(self, row: Row) -> None:
+        """Tell, in this transaction, which marks a window that still lasts has passed."""
+        key, balance = row.account.key, row.balance
+        marks = self._marks[key]
+        if balance.ends_ms > self._now_ms:
+            self.feed.pass_marks(self._labelled[key], balance, marks, self._now_ms)
+        row.mark = self.feed.next_mark(key, balance.window, marks)
 
     def _become(self, reservation: Reservation, state: State) -> None:
         reservation.state = state
@@ -402,6 +394,9 @@ class Books:
         if account.sliding:
             admits_to_ms = starts_ms + (admits_to_ms - starts_ms) // (SLICES + 1)
         row = Row(account, starts_ms, admits_to_ms, balance)
+        marks = self._marks.get(account.key)
+        if marks:
+            row.mark = self.feed.next_mark(account.key, balance.window, marks)
         self._rows[account.id, starts_ms] = row
         return row
 
@@ -433,6 +428,7 @@ class Books:
     def _load(self) -> None:
         """Read everything anew."""
         self._is_loaded = False
+        self.feed.load()
         for cache in (
             self._accounts, self._by_id, self._rows, self._open, self._uncertain, self._met,
             self._changed, self._dirty, self._claims,
@@ -466,12 +462,13 @@ class Books:
         return [
             Reservation(
                 number, id_, owner, model, position, State(state), Amounts(1, tokens, nanos),
-                self._rows_of(windows), windows, admitted_ms, agent, bool(routed), digest,
-                request_id, content, figures, resolve_at_ms, Amounts(*used),
+                self._rows_of(windows), windows, admitted_ms, agent, bool(routed), day, layer,
+                task_type, bool(metered), digest, request_id, content, figures, resolve_at_ms,
+                Amounts(*used),
             )
             for number, id_, owner, model, position, state, tokens, nanos, windows, admitted_ms,
-                resolve_at_ms, agent, routed, digest, request_id, content, figures,
-                *used in self._query(query, *bindings)
+                resolve_at_ms, agent, routed, digest, request_id, content, figures, day, layer,
+                task_type, metered, *used in self._query(query, *bindings)
         ]  # fmt: skip
 
     def _rows_of(self, windows: str) -> tuple[Row, ...]:

@@ -8,13 +8,15 @@ second later at the latest, and is lost in a crash before that.
 The feed is a part of the books: its changes are undone with theirs.
 """
 
+from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import apsw
 
 from escalade_server.core.alerting import Mark
-from escalade_server.core.catalog import Counter, CounterScope
+from escalade_server.core.catalog import Counter
 from escalade_server.core.failure import DAY_MS
 from escalade_server.core.standing import Balance
 from escalade_server.core.words import used
@@ -42,6 +44,42 @@ WHERE number IN (SELECT number FROM events ORDER BY number LIMIT ?)
 """
 
 
+Note = Entry | int
+"""For the feed: an entry, or the number of the last one that people were notified of."""
+NOTES_MAX = 10_000
+
+
+class Notes:
+    """What waits for the next batch: put in on the event loop, taken out by the writer.
+
+    While the disk refuses, more than ``NOTES_MAX`` push out the oldest.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._waiting: deque[Note] = deque(maxlen=NOTES_MAX)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, *notes: Note) -> None:
+        """Let some wait."""
+        self._waiting.extend(notes)
+
+    def take(self) -> list[Note]:
+        """Take all; others may be added meanwhile."""
+        taken = []
+        with suppress(IndexError):
+            while self._waiting:
+                taken.append(self._waiting.popleft())
+        return taken
+
+    def give_back(self, notes: Sequence[Note]) -> None:
+        """Let those that could not be written wait again, before all later ones."""
+        later = self.take()
+        self._waiting.extend((*notes, *later))
+
+
 class Feed:
     """The rows of the feed, and what has been told once; used inside the books' transactions."""
 
@@ -62,6 +100,14 @@ class Feed:
         self._next = last + 1
         self._told = dict(self._rows("SELECT key, until_ms FROM told"))
         self._fresh.clear()
+
+    def note(self, notes: Sequence[Note], now_ms: int) -> None:
+        """Write what waited."""
+        if notes:
+            self.add([note for note in notes if isinstance(note, Entry)], now_ms)
+            numbers = [note for note in notes if isinstance(note, int)]
+            if numbers:
+                self.deliver(max(numbers))
 
     def add(self, entries: Iterable[Entry], now_ms: int) -> None:
         """Write entries, except those that were to be told once and have been."""
@@ -148,7 +194,8 @@ class Feed:
             if len(percents) > 1:
                 detail += f"; passed {', '.join(f'{percent} %' for percent in percents)} at once"
             quota = quota_of(counter, balance.spent, balance.held, balance.ends_ms)
-            news = AlertNews(kind, detail, _place(counter), percents[-1], quota)
+            place = Place(layer=passed[0].layer)
+            news = AlertNews(kind, detail, place, percents[-1], quota)
             self.add([Entry(now_ms, news)], now_ms)
 
     def _is_first(self, once: Once, now_ms: int) -> bool:
@@ -166,9 +213,3 @@ class Feed:
 
 def _key(counter: str, window: str, mark: Mark) -> str:
     return f"mark {mark.kind.value} {mark.percent} {window} {counter}"
-
-
-def _place(counter: Counter) -> Place:
-    """Name the layer of a layer's cap; others stand in the quota's own name."""
-    is_layer = counter.scope is CounterScope.LAYER
-    return Place(layer=counter.key.split("/")[1]) if is_layer and "/" in counter.key else Place()

@@ -15,15 +15,21 @@ from escalade_server.core import ledger
 from escalade_server.core.catalog import Period, Unit
 from escalade_server.core.failure import DAY_MS, HOUR_MS
 from escalade_server.engine.ports import StoreError
-from escalade_server.stores.books import State
+from escalade_server.stores.file import lock
+from escalade_server.stores.rows import State
 from escalade_server.stores.schema import migrate, scalar
-from escalade_server.stores.sqlite import lock
 
 KEYS = {
     "counters": ("id",),
     "windows": ("counter", "starts_ms"),
     "reservations": ("number",),
     "benches": ("key",),
+    "usage": ("day", "layer", "model", "agent", "task_type"),
+    "usage_changes": ("day", "agent", "from_layer", "to_layer", "reason"),
+    "usage_baselines": ("day", "agent", "model"),
+    "reports": ("day",),
+    "told": ("key",),
+    "audit": ("number",),
 }
 LONGEST_MS = {
     Period.DAY: DAY_MS + HOUR_MS,

@@ -3,6 +3,7 @@
 Each step of ``MIGRATIONS`` brings the file one version further and is never edited once released.
 """
 
+import re
 from collections.abc import Sequence
 
 import apsw
@@ -72,6 +73,89 @@ MIGRATIONS = (
     ALTER TABLE reservations ADD COLUMN figures TEXT NOT NULL DEFAULT '';     -- of its answer
     CREATE INDEX claims ON reservations (agent, request_id) WHERE request_id <> '';
     """,
+    """
+    CREATE TABLE feed (
+        epoch TEXT NOT NULL,         -- names this feed: its numbers mean nothing in another
+        delivered INTEGER NOT NULL   -- the last event that people were notified of
+    ) STRICT;
+    INSERT INTO feed VALUES (lower(hex(randomblob(4))), 0);
+    CREATE TABLE events (
+        number INTEGER PRIMARY KEY,
+        at_ms INTEGER NOT NULL,
+        kind TEXT NOT NULL,          -- engine.news.NewsKind
+        agent TEXT NOT NULL,
+        request_id TEXT NOT NULL,
+        trace_id TEXT NOT NULL,
+        news TEXT NOT NULL           -- JSON
+    ) STRICT;
+    CREATE TABLE told (              -- what is told once, until when it is not told again
+        key TEXT PRIMARY KEY,
+        until_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE reservations ADD COLUMN day TEXT NOT NULL DEFAULT '';        -- of admission
+    ALTER TABLE reservations ADD COLUMN layer TEXT NOT NULL DEFAULT '';
+    ALTER TABLE reservations ADD COLUMN task_type TEXT NOT NULL DEFAULT '';
+    ALTER TABLE reservations ADD COLUMN metered INTEGER NOT NULL DEFAULT 0;  -- charged at its value
+    UPDATE reservations SET day = date(admitted_ms / 1000, 'unixepoch');
+    CREATE TABLE usage (             -- engine.usage.Use of each day
+        day TEXT NOT NULL,
+        layer TEXT NOT NULL,         -- empty, with the model: tasks without an answer
+        model TEXT NOT NULL,         -- Model.key
+        agent TEXT NOT NULL,
+        task_type TEXT NOT NULL,
+        requests INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        cached_tokens INTEGER NOT NULL,
+        cache_write_tokens INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        assumed_tokens INTEGER NOT NULL,
+        list_nanos INTEGER NOT NULL,
+        charged_nanos INTEGER NOT NULL,
+        estimated_nanos INTEGER NOT NULL,
+        tasks INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        fallbacks INTEGER NOT NULL,
+        waits INTEGER NOT NULL,
+        waited_ms INTEGER NOT NULL,
+        PRIMARY KEY (day, layer, model, agent, task_type)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE usage_changes (     -- of layer
+        day TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        from_layer TEXT NOT NULL,
+        to_layer TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        times INTEGER NOT NULL,
+        PRIMARY KEY (day, agent, from_layer, to_layer, reason)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE usage_baselines (   -- what the answers would have cost on one model
+        day TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        model TEXT NOT NULL,
+        nanos INTEGER NOT NULL,
+        PRIMARY KEY (day, agent, model)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE reports (           -- as they were made
+        day TEXT PRIMARY KEY,
+        made_ms INTEGER NOT NULL,
+        report TEXT NOT NULL         -- JSON
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE audit (             -- what people changed
+        number INTEGER PRIMARY KEY,
+        at_ms INTEGER NOT NULL,
+        who TEXT NOT NULL,
+        counter TEXT NOT NULL,       -- Counter.key
+        window TEXT NOT NULL,
+        old INTEGER NOT NULL,
+        new INTEGER NOT NULL,
+        reason TEXT NOT NULL
+    ) STRICT;
+    """,
 )
 
 
@@ -121,6 +205,7 @@ def migrate(
                 f" {len(steps)}: update escalade, or use another state file"
             )
         for step in steps[version:]:
-            connection.execute(step)
+            # The text stays in the file, whose first page should hold it all: see recover.
+            connection.execute(re.sub(r"(--.*)?\s+", " ", step))
         connection.execute(f"PRAGMA application_id = {application_id}")
         connection.execute(f"PRAGMA user_version = {len(steps)}")

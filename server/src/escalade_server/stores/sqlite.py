@@ -12,35 +12,41 @@ Without a path the state is in memory, and every order is served at once on the 
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import apsw
 
+from escalade_server.core.alerting import Mark
 from escalade_server.core.catalog import Counter
 from escalade_server.core.commands import Reserve, SetBench, Settle
 from escalade_server.core.events import Repeated, ReservationDenied, Reserved
 from escalade_server.core.standing import Bench, Denial, Standing
-from escalade_server.core.window import Window, slice_at, slides
+from escalade_server.core.tally import Tally
+from escalade_server.core.window import Window
+from escalade_server.engine.news import Entry, Page
 from escalade_server.engine.ports import Clock, Kept, Spend, StoreError
+from escalade_server.engine.usage import UsageTables
+from escalade_server.stores import usage
 from escalade_server.stores.board import Board, Change
 from escalade_server.stores.books import Books
-from escalade_server.stores.schema import MEND, check_library, migrate
+from escalade_server.stores.feed import Notes
+from escalade_server.stores.file import connect, is_final, lock, refusal
 from escalade_server.stores.spill import Spill
 
-BUSY_MS = 5_000
 BATCH_MAX = 1_000
-LOG_PAGES = 8_000
-"""The log is written back at 32 MB: ids are random, and at SQLite's 4 MB the same pages of their
-index are written back again and again, at half the throughput of 200 callers."""
 SPILL = ".spill"
 """What is added to the name of the file for that of its journal."""
+NOTE_S = 0.1
+"""How long an entry of the feed waits for a batch, before it gets one of its own."""
+T = TypeVar("T")
 LOOK_S = 1.0
-"""How often the writer looks at what only time brings, while there is any."""
+"""How often the writer looks at what only time, or another process, brings."""
 
 
 class Find(NamedTuple):
@@ -49,9 +55,30 @@ class Find(NamedTuple):
     reservation_id: str
 
 
-Order = Reserve | Settle | SetBench | Find
-Answer = Reserved | ReservationDenied | Repeated | Kept | None
-Result = Reserved | list[Denial] | Repeated | Kept | StoreError | None
+class Read(NamedTuple):
+    """The order to read the feed."""
+
+    after: int
+    limit: int
+
+
+class KeepReport(NamedTuple):
+    """The order to keep the report of a day."""
+
+    day: str
+    report: str
+
+
+class Adopt(NamedTuple):
+    """The order to go on with the counters of another strategy."""
+
+    counters: Sequence[Counter]
+    marks: Mapping[str, Sequence[Mark]]
+
+
+Order = Reserve | Settle | SetBench | Find | Read | Adopt | Tally | KeepReport
+Answer = Reserved | ReservationDenied | Repeated | Kept | Page | bool | None
+Result = Reserved | list[Denial] | Repeated | Kept | Page | bool | StoreError | None
 
 
 class _Item(NamedTuple):
@@ -68,65 +95,6 @@ class _Stop(NamedTuple):
     future: "asyncio.Future[None]"
 
 
-def lock(path: str) -> int:
-    """Take the exclusive lock of a state file, for as long as the process lives (P17, P18).
-
-    Raises:
-        StoreError: another process has it.
-    """
-    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.read(handle, 32).decode(errors="replace").strip()
-        os.close(handle)
-        raise StoreError(
-            f"{path} is in use by process {holder or 'unknown'}: a SQLite file serves one server"
-            " at a time; stop that one, or give this one another state file"
-        ) from error
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-    return handle
-
-
-def _connect(path: str | None, vfs: str | None) -> apsw.Connection:
-    check_library(apsw.sqlite_lib_version())
-    connection = apsw.Connection(path or ":memory:", vfs=vfs)
-    try:
-        connection.set_busy_timeout(BUSY_MS)
-        connection.execute("PRAGMA trusted_schema = OFF")
-        if path is not None:
-            connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.wal_autocheckpoint(LOG_PAGES)
-        migrate(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _refusal(path: str | None, error: Exception) -> StoreError:
-    """Say why the state cannot be opened, and the mend; nothing is ever wiped (S4)."""
-    if isinstance(error, StoreError):
-        return error
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return StoreError(
-            f"{path} is damaged or no database ({error}); it was left as it is: {MEND}"
-        )
-    return StoreError(f"{path} cannot be opened: {error}")
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether the file can no longer be believed: fsync failed, damage, or our own bug."""
-    if isinstance(error, apsw.IOError):
-        code = getattr(error, "extendedresult", 0)  # missing in apsw's type stubs
-        return code in {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
-    return isinstance(error, apsw.CorruptError | apsw.NotADBError) or not isinstance(
-        error, apsw.Error
-    )
-
-
 class SqliteStore:
     """``Store`` over one SQLite file, or over memory when ``path`` is None."""
 
@@ -137,8 +105,12 @@ class SqliteStore:
         calendar: Callable[[Counter, int], Window],
         vfs: str | None = None,
         tell: Callable[[str], None] = lambda _: None,
+        *,
+        zone: str = "UTC",
     ) -> None:
         """Say where; ``open`` does the work. ``vfs`` names another SQLite VFS.
+
+        ``zone`` is that of the days in reports.
 
         ``tell`` hears, on the event loop, why the ledger cannot be written, and nothing (the empty
         string) when it can be again.
@@ -146,7 +118,7 @@ class SqliteStore:
         self._path = None if path is None else os.path.realpath(path)
         self._clock = clock
         self._calendar = calendar
-        self._vfs = vfs
+        self._vfs, self._zone = vfs, zone
         self._tell = tell
         self._told: tuple[bool, bool] | None = None
         """What was told last: whether settlements may be lost, whether a restart is needed."""
@@ -159,6 +131,10 @@ class SqliteStore:
         self._owed: list[_Item] = []
         self._spilled = 0
         """How many of them the journal holds."""
+        self._notes = Notes()
+        self._noting = False
+        self._marks: Mapping[str, Sequence[Mark]] = {}
+        self._follower: Callable[[Sequence[Entry]], None] = lambda _: None
         self._handle: int | None = None
 
     # ---------------------------------------------------------------- on the event loop thread
@@ -178,26 +154,20 @@ class SqliteStore:
         await opened
         self._closed = None
 
+    def adopt(
+        self, counters: Sequence[Counter], marks: Mapping[str, Sequence[Mark]] | None = None
+    ) -> Awaitable[None]:
+        """Queue a change of strategy; see ``Store``."""
+        self._counters = tuple(counters)
+        return self._submit(Adopt(self._counters, marks or {}), self._clock.now_ms())  # type: ignore[return-value]
+
     def standing(self, now_ms: int) -> Standing:
         """Answer shared state as last published; circuits are not kept here."""
         return self._board.standing(now_ms)
 
     def spends(self, now_ms: int) -> tuple[Spend, ...]:
         """Answer every counter of the strategy with what it holds now."""
-        found = []
-        for counter in self._counters:
-            balance = self._board.balance(counter.key, now_ms)
-            if balance is None:
-                window = slice_at if slides(counter.period) else None
-                ends_ms = (
-                    self._calendar(counter, now_ms)
-                    if window is None
-                    else window(counter.period, now_ms)
-                ).ends_ms
-                found.append(Spend(counter, 0, 0, ends_ms))
-            else:
-                found.append(Spend(counter, balance.spent, balance.held, balance.ends_ms))
-        return tuple(found)
+        return self._board.spends(self._counters, self._calendar, now_ms)
 
     def reserve(
         self, order: Reserve, now_ms: int
@@ -219,6 +189,67 @@ class SqliteStore:
     def find(self, reservation_id: str) -> Awaitable[Kept | None]:
         """Queue a look at a reservation; see ``Store``."""
         return self._submit(Find(reservation_id), self._clock.now_ms())  # type: ignore[return-value]
+
+    def tally(self, order: Tally, now_ms: int) -> Awaitable[None]:
+        """Queue the count of a task; see ``Store``."""
+        return self._submit(order, now_ms)  # type: ignore[return-value]
+
+    def keep_report(self, day: str, report: str, now_ms: int) -> Awaitable[bool]:
+        """Queue a report; see ``UsageStore``."""
+        return self._submit(KeepReport(day, report), now_ms)  # type: ignore[return-value]
+
+    async def usage(self, begin: str, end: str, agent: str | None = None) -> UsageTables:
+        """Sum up a span of days; see ``UsageStore``."""
+        return await self._look(partial(usage.read, begin=begin, end=end, agent=agent))
+
+    async def unreported(self, begin: str, end: str) -> tuple[str, ...]:
+        """List the days without a report; see ``UsageStore``."""
+        return await self._look(partial(usage.unreported, begin=begin, end=end))
+
+    async def _look(self, reader: Callable[[apsw.Connection], T]) -> T:
+        if self._closed is not None:
+            raise StoreError(self._closed)
+        if self._path is None:
+            return reader(self._connection)
+        return await asyncio.to_thread(usage.read_file, self._path, self._vfs, reader)
+
+    def entries(self, after: int, limit: int) -> Awaitable[Page]:
+        """Queue a look into the feed; see ``FeedStore``."""
+        return self._submit(Read(after, limit), self._clock.now_ms())  # type: ignore[return-value]
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """Take entries of the feed; see ``FeedStore``."""
+        self._notes.add(*entries)
+        self._write_soon()
+
+    def delivered(self, number: int) -> None:
+        """Take up to where people are notified; see ``FeedStore``."""
+        self._notes.add(number)
+        self._write_soon()
+
+    def follow(
+        self,
+        told: Callable[[Sequence[Entry]], None],
+        marks: Mapping[str, Sequence[Mark]] = MappingProxyType({}),
+    ) -> None:
+        """Say who is told of kept entries, and of which marks; see ``FeedStore``."""
+        self._follower, self._marks = told, marks
+
+    def _write_soon(self) -> None:
+        if self._closed is not None or self._noting:
+            return
+        self._noting = True
+        self._loop.call_later(0.0 if self._path is None else NOTE_S, self._write_notes)
+
+    def _write_notes(self) -> None:
+        """Give what has met no batch one of its own."""
+        self._noting = False
+        if self._notes and self._closed is None:
+            look = _Item(Read(0, 0), self._clock.now_ms(), None)
+            if self._path is None:
+                self._serve([look])
+            else:
+                self._queue.put(look)
 
     async def close(self) -> None:
         """Serve what is queued, write the log back and let the lock go; safe twice."""
@@ -270,11 +301,10 @@ class SqliteStore:
         if not self._start(opened):
             return
         while True:
-            timeout = LOOK_S if self._owed or self._books.is_waiting else None
             batch: list[_Item] = []
             stop: _Stop | None = None
             with contextlib.suppress(queue.Empty):
-                item = self._queue.get(timeout=timeout)
+                item = self._queue.get(timeout=LOOK_S)
                 while True:
                     if isinstance(item, _Stop):
                         stop = item
@@ -283,7 +313,7 @@ class SqliteStore:
                     if len(batch) == BATCH_MAX:
                         break
                     item = self._queue.get_nowait()
-            if batch or timeout is not None:
+            if batch or self._owed or self._books.is_waiting:
                 self._serve(batch)
             if stop is not None:
                 self._end(stop.future)
@@ -294,19 +324,22 @@ class SqliteStore:
         try:
             if self._path is not None:
                 self._handle = lock(self._path)
-            self._connection = _connect(self._path, self._vfs)
-            self._books = Books(self._connection, self._calendar, self._clock.now_ms())
-            self._books.open(self._counters, self._spill.open() if self._spill else ())
+            self._connection = connect(self._path, self._vfs)
+            now_ms = self._clock.now_ms()
+            self._books = Books(self._connection, self._calendar, now_ms, self._zone)
+            owed = self._spill.open() if self._spill else ()
+            self._books.open(self._counters, owed, self._marks)
             if self._spill:
                 self._spill.clear()
         except Exception as error:  # noqa: BLE001  # a thread's exception reaches nobody else
             self._release()
-            self._post(_fail, opened, _refusal(self._path, error))
+            self._post(_fail, opened, refusal(self._path, error))
             return False
         if self._spill and self._spill.damaged:
             lost = f"{self._spill.damaged} settlements in {self._spill.path} cannot be read"
             self._post(self._tell, f"{lost}: their calls are booked in full")
         self._post(self._publish, *self._books.changes(), (), self._clock.now_ms())
+        self._tell_feed()
         self._post(_done, opened)
         return True
 
@@ -316,9 +349,10 @@ class SqliteStore:
             self._refuse(batch, self._broken)
             return
         items = self._owed + batch
-        books = self._books
+        books, notes = self._books, self._notes.take()
         try:
-            orders = [item.order for item in items if not isinstance(item.order, SetBench)]
+            held = Reserve | Settle | Find
+            orders = [item.order for item in items if isinstance(item.order, held)]
             books.begin(
                 [order.reservation_id for order in orders],
                 [
@@ -328,10 +362,12 @@ class SqliteStore:
                 ],
             )
             books.sweep(self._clock.now_ms())
+            books.feed.note(notes, self._clock.now_ms())
             answers = [(item, self._answer(item)) for item in items]
             books.commit()
             changes, benches = books.changes()
         except Exception as error:  # noqa: BLE001  # whatever it is, nobody may wait for ever
+            self._notes.give_back(notes)
             self._undo(error, batch)
             return
         if self._owed:
@@ -340,7 +376,13 @@ class SqliteStore:
                 self._spill.clear()
         self._say(None)
         now_ms = items[-1].now_ms if items else self._clock.now_ms()
+        self._tell_feed()
         self._post(self._publish, changes, benches, answers, now_ms)
+
+    def _tell_feed(self) -> None:
+        fresh = self._books.feed.fresh()
+        if fresh:
+            self._post(self._follower, fresh)
 
     def _answer(self, item: _Item) -> Result:
         """Serve one order; a bad one is refused alone, before it changed anything."""
@@ -350,8 +392,17 @@ class SqliteStore:
                 return books.reserve(order, item.now_ms)
             if isinstance(order, Find):
                 return books.find(order.reservation_id)
+            if isinstance(order, Read):
+                return books.feed.page(order.after, order.limit)
+            if isinstance(order, Adopt):
+                books.adopt(order.counters, order.marks)
+                return None
+            if isinstance(order, KeepReport):
+                return books.roll_up.keep_report(order.day, order.report, item.now_ms)
             if isinstance(order, Settle):
                 books.settle(order, item.now_ms)
+            elif isinstance(order, Tally):
+                books.roll_up.count(order, books.roll_up.day(item.now_ms))
             else:
                 books.bench(order, item.now_ms)
         except (StoreError, ValueError) as error:
@@ -365,7 +416,7 @@ class SqliteStore:
             self._books.roll_back()
         except apsw.Error as worse:
             error = worse
-        if _is_final(error):
+        if is_final(error):
             self._broken = f"{detail}; restart the server when the disk is sound"
         self._refuse(batch, self._broken or detail)
 
@@ -410,7 +461,7 @@ class SqliteStore:
 
     def _end(self, stopped: "asyncio.Future[None]") -> None:
         """Try once more what is owed, then close; the rest is booked in full at the next start."""
-        if self._owed:
+        if self._owed or self._notes:
             self._serve([])
         self._release()
         self._post(_done, stopped)

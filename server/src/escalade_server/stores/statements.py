@@ -24,7 +24,7 @@ class Upsert:
 
 
 RESERVATIONS = Upsert(
-    20,
+    24,
     """
 INSERT INTO reservations VALUES $ROWS
 ON CONFLICT (number) DO UPDATE SET state = excluded.state, resolve_at_ms = excluded.resolve_at_ms,
@@ -42,8 +42,8 @@ ON CONFLICT (counter, starts_ms) DO UPDATE SET spent = excluded.spent, held = ex
 PUT_BENCH = "INSERT OR REPLACE INTO benches VALUES (?, ?, ?, ?)"
 _RESERVATION = """
 SELECT number, id, owner, model, position, state, tokens, nanos, windows, admitted_ms,
-  resolve_at_ms, agent, routed, digest, request_id, content, figures,
-  used_requests, used_tokens, used_nanos FROM reservations
+  resolve_at_ms, agent, routed, digest, request_id, content, figures, day, layer, task_type,
+  metered, used_requests, used_tokens, used_nanos FROM reservations
 """
 _BY_ID = "id IN (SELECT value FROM json_each(?))"
 _BY_REQUEST = """request_id <> '' AND (agent, request_id) IN

@@ -38,6 +38,8 @@ class Seat:
     """Where its calendar windows end, if the file says so."""
     rate_limit: config.RateLimit | None
     """Of the account, over all its models."""
+    concurrency: int | None = None
+    """Calls of the account at once."""
 
     @property
     def owner(self) -> str:
@@ -79,6 +81,7 @@ def seats(strategy: config.Strategy, layer: config.Layer) -> Iterator[Seat]:
                     account.quota_group or (own.quota_group if own else None),
                     account.reset_zone or (own.reset_zone if own else None),
                     account.rate_limit or (own.rate_limit if own else None),
+                    account.concurrency,
                 )
 
 

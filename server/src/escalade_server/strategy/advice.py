@@ -3,16 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from escalade_server.core.catalog import (
-    Billing,
-    Catalog,
-    ComplexityTrigger,
-    Condition,
-    LayerTrigger,
-    Model,
-    Unit,
-)
+from escalade_server.core.catalog import Billing, Catalog, Model, Unit
 from escalade_server.core.rules import OnComplexity, OnRateLimit
+from escalade_server.core.triggers import ComplexityTrigger, Condition, LayerTrigger
 from escalade_server.strategy.errors import Level, Notice, did_you_mean
 from escalade_server.strategy.resolve import is_jump
 from escalade_server.strategy.vendors import FREE_TIERS, RETIRED

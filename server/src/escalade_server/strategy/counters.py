@@ -33,6 +33,31 @@ def model_counters(
     )
 
 
+def ordinary_counters(
+    strategy: config.Strategy, layer: config.Layer, entry: config.Model
+) -> tuple[Counter, ...]:
+    """Make the shares of a layer's caps that tasks may use which did not jump there (R11).
+
+    They count beside the caps, so that neither kind of task uses up what is the other's.
+    """
+    kept = layer.reserved_for_complexity
+    if not kept:
+        return ()
+    found = []
+    if layer.cap_nanos is not None:
+        day = layer.cap_resets or strategy.cap_resets or 1
+        owner, of = f"layer/{layer.was or layer.name}", CounterScope.LAYER
+        found.append((owner, layer.cap_nanos, of, f"{layer.name} monthly cap", day))
+    if entry.cap_nanos is not None:
+        own = cap(strategy, layer, entry)
+        owner, of = f"{entry.provider}/{entry.model}", CounterScope.MODEL
+        found.append((owner, own.nanos, of, f"{entry.model} monthly cap", own.day))
+    return tuple(
+        _cap(f"{owner}/ordinary", nanos * (100 - kept) // 100, of, f"{label}, ordinary tasks", day)
+        for owner, nanos, of, label, day in found
+    )
+
+
 def agent_counters(strategy: config.Strategy, name: str, own: config.Agent) -> tuple[Counter, ...]:
     """List the counters of an agent, over all its tasks; its windows are UTC's."""
     owner, day = f"agent/{name}", own.cap_resets or strategy.cap_resets or 1

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from escalade_server.core.catalog import Trigger
+from escalade_server.core.triggers import Trigger
 from escalade_server.strategy import parse
 from escalade_server.strategy.parse import ValueParseError
 

@@ -1,5 +1,6 @@
 """Loads a strategy: text to catalog, endpoints, notices; or one exception with every error."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from escalade_server.strategy.errors import (
     StrategyErrors,
 )
 from escalade_server.strategy.not_yet import not_yet_in_effect
+from escalade_server.strategy.notifications import Sinks, sink_notices, sinks
+from escalade_server.strategy.quality import PatternError, no_pattern, refused_patterns
 from escalade_server.strategy.resolve import Resolver, Surroundings, ordered, vendor_of
 from escalade_server.strategy.shared_quota import shared_quotas
 from escalade_server.strategy.validate import TOP, raw_providers, validate
@@ -45,6 +48,8 @@ class Endpoint:
     dialect: str
     secret: Secret | None
     missing: str = ""
+    connect_ms: int | None = None
+    """How long a connection may take; None: as the strategy says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,14 @@ class Loaded:
     notices: tuple[Notice, ...]
     not_yet_in_effect: tuple[NotYetInEffect, ...]
     state_url: str | None
+    version: str
+    """As the file states it; empty without one."""
+    sha256: str
+    """Of the file's bytes, in hexadecimal."""
+    key_files: tuple[File, ...]
+    """Where keys were looked for, beside the environment."""
+    sinks: Sinks
+    """Where notices go."""
 
 
 def load(
@@ -67,6 +80,7 @@ def load(
     *,
     environ: Mapping[str, str],
     built_dialects: frozenset[str] = BUILT_DIALECTS,
+    pattern_error: PatternError = no_pattern,
     assume_keys: bool = False,
     today: date | None = None,
 ) -> Loaded:
@@ -76,6 +90,7 @@ def load(
         path: The file; key files with relative names are looked for beside it.
         environ: Environment variables, for keys and ``${NAME}`` placeholders.
         built_dialects: Wire protocols that this server speaks; models of others are absent.
+        pattern_error: Says why a pattern of a gate cannot be used; default asks Python's engine.
         assume_keys: Builds the catalog as if every key were there (R12, ``explain``).
         today: The day from which on prices must hold; default is today in UTC.
 
@@ -94,6 +109,7 @@ def load(
         file=name,
         environ=environ,
         built_dialects=built_dialects,
+        pattern_error=pattern_error,
         assume_keys=assume_keys,
         today=today,
     )
@@ -105,20 +121,27 @@ def loads(
     file: str = "strategy.yaml",
     environ: Mapping[str, str],
     built_dialects: frozenset[str] = BUILT_DIALECTS,
+    pattern_error: PatternError = no_pattern,
     assume_keys: bool = False,
     today: date | None = None,
+    placeholders: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """Load a strategy from text; arguments and errors as ``load``."""
-    document = parse(text, file, environ)
+    """Load a strategy from text; arguments and errors as ``load``.
+
+    ``placeholders`` are the variables that ``${NAME}`` may name; default is all of ``environ``.
+    """
+    document = parse(text, file, environ if placeholders is None else placeholders)
     strategy = config.merged(validate(document))
     credentials = resolve_credentials(strategy, environ, File(file).parent)
     day = today or datetime.now(UTC).date()
     around = Surroundings(credentials, built_dialects, assume_keys, day)
     resolver = Resolver(document, strategy, around)
     catalog = resolver.catalog()
-    if resolver.errors:
-        raise StrategyErrors(resolver.errors)
+    errors = [*resolver.errors, *refused_patterns(document, strategy, pattern_error)]
+    if errors:
+        raise StrategyErrors(errors)
     refuse_unmet_needs(document, catalog)
+    told = sinks(strategy, environ, File(file).parent)
     return Loaded(
         file=file,
         catalog=catalog,
@@ -128,12 +151,17 @@ def loads(
                 (
                     *resolver.notices,
                     *provider_notices(document, strategy, credentials),
+                    *sink_notices(document, told),
                     *advise(catalog, lines_of(document, strategy, catalog)),
                 )
             )
         ),
         not_yet_in_effect=tuple(not_yet_in_effect(document)),
         state_url=strategy.state.url if strategy.state else None,
+        version=strategy.version or "",
+        sha256=hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest(),
+        key_files=key_files(strategy, credentials, File(file).parent),
+        sinks=told,
     )
 
 
@@ -154,6 +182,12 @@ def resolve_credentials(
         (name, account): credential(name, account, strategy.providers.get(name), environ, folder)
         for name, account in sorted(used)
     }
+
+
+def key_files(strategy: config.Strategy, used: Credentials, folder: File) -> tuple[File, ...]:
+    """List the files of the keys that models use."""
+    accounts = [accounts_of(strategy.providers.get(name))[label] for name, label in used]
+    return tuple(folder / key.api_key_file for key in accounts if key.api_key_file)
 
 
 def credential(
@@ -193,10 +227,13 @@ def endpoints(
     """List where the models of the file are called."""
     found = {}
     for provider, account in {(model.provider, model.account) for model in catalog.models}:
-        vendor = vendor_of(provider, strategy.providers.get(provider))
+        own = strategy.providers.get(provider)
+        vendor, times = vendor_of(provider, own), own.timeouts if own else None
         key = credentials[provider, account]
         where = (provider, account, vendor.base_url, vendor.dialect)
-        found[provider, account] = Endpoint(*where, key.secret, key.missing)
+        found[provider, account] = Endpoint(
+            *where, key.secret, key.missing, times.connect if times else None
+        )
     return dict(sorted(found.items()))
 
 

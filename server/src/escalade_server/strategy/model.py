@@ -5,7 +5,6 @@ always an error. What is accepted but not built yet is named in ``not_yet.py``.
 """
 
 from decimal import Decimal
-from enum import Enum
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
@@ -16,6 +15,7 @@ from escalade_server.core.catalog import (
     DataPolicy,
     Rank,
 )
+from escalade_server.core.gates import Gate, OnUnmet
 from escalade_server.core.rules import (
     OnAllExhausted,
     OnBudgetAlert,
@@ -118,6 +118,32 @@ class Caps(Section):
         return self.monthly_cap if self.monthly_cap is not None else self.monthly_budget
 
 
+class Demands(Section):
+    """Gates that an answer must pass (R21); a length or a pattern is a gate by itself."""
+
+    shortest_characters: Count | None = None
+    pattern: Name | None = None
+    """A regular expression of linear time, to be found somewhere in the text."""
+    gates: list[Gate] = Field(default_factory=lambda: [Gate.EMPTY])
+
+    @field_validator("gates")
+    @classmethod
+    def complete(cls, gates: list[Gate], info: ValidationInfo) -> list[Gate]:
+        """Refuse a gate that asks for nothing."""
+        for gate, key in ((Gate.TOO_SHORT, "shortest_characters"), (Gate.PATTERN, "pattern")):
+            if gate in gates and info.data.get(key, "") is None:
+                mend = f"state `{key}:` beside it"
+                raise refusal(f"{gate.value} asks for nothing by itself", mend=mend)
+        return gates
+
+
+class Quality(Demands):
+    """The strategy's own gates, and what becomes of an answer that fails any."""
+
+    max_escalations: Count = 2
+    on_unmet: OnUnmet = OnUnmet.FAIL
+
+
 class Model(Caps):
     """One model of a layer."""
 
@@ -147,6 +173,8 @@ class Layer(Caps):
     consent: Literal["required", "not_required"] = "not_required"
     data: DataPolicy | None = None
     reserved_for_complexity: Percent | None = None
+    quality: Demands | None = None
+    """Gates for its answers, beside the strategy's."""
     was: LayerName | None = None
     """The name under which its cap is counted since before a renaming (R18)."""
 
@@ -197,13 +225,18 @@ class ComplexityScoring(Section):
     threshold_for_premium: ScoreMicro | None = None
 
 
-class Timeouts(Section):
-    """Limits of one attempt, and of a task's work (R22, R24)."""
+class CallTimeouts(Section):
+    """Limits of one attempt (R24)."""
 
     connect: DurationMs | None = None
     first_token: DurationMs | None = None
     idle: DurationMs | None = None
     total: DurationMs | None = None
+
+
+class Timeouts(CallTimeouts):
+    """Limits of one attempt, and of a task's work (R22, R24)."""
+
     work: DurationMs | None = None
     hold_patience: DurationMs | None = None
     usage_grace: DurationMs | None = None
@@ -256,7 +289,9 @@ class Provider(Key):
     """Several keys by name; each is an account with its own limits, cooldowns and state."""
     reset_zone: Word | None = None
     concurrency: Count | None = None
-    timeouts: Timeouts | None = None
+    """Calls at once of one process, over all its models and accounts."""
+    timeouts: CallTimeouts | None = None
+    """In place of the strategy's, for its calls."""
     data: DataPolicy | None = None
     rate_limit: RateLimitForm | None = None
     monthly_cap: Money = None
@@ -312,30 +347,9 @@ class TaskType(Section):
     depth: Depth | None = None
     capabilities: list[Word] | None = None
     start: Start | None = None
+    quality: Demands | None = None
+    """Gates for answers to it, beside the strategy's."""
     aliases: list[Word] = Field(default_factory=list)
-
-
-class Gate(Enum):
-    """Checks of an answer (R21)."""
-
-    EMPTY = "empty"
-    TRUNCATED = "truncated"
-    REFUSAL = "refusal"
-    INVALID_JSON = "invalid_json"
-    JSON_SCHEMA = "json_schema"
-    TOOL_CALL = "tool_call"
-    TOO_SHORT = "too_short"
-    PATTERN = "pattern"
-
-
-class Quality(Section):
-    """Gates that an answer must pass (R21)."""
-
-    gates: list[Gate] = Field(default_factory=lambda: [Gate.EMPTY])
-    shortest_characters: Count | None = None
-    pattern: Name | None = None
-    max_escalations: Count = 2
-    on_unmet: Literal["fail", "deliver"] = "fail"
 
 
 class Webhook(Section):
@@ -343,7 +357,12 @@ class Webhook(Section):
 
     url_env: Word | None = None
     url_file: Name | None = None
+    secret_env: Word | None = None
+    """With it, or ``secret_file``, every notice is signed (HMAC-SHA256)."""
+    secret_file: Name | None = None
     body: Literal["plain", "slack"] = "plain"
+
+    _named = field_validator("url_env", "secret_env")(_environment_name)
 
 
 class Notifications(Section):
@@ -384,6 +403,10 @@ class Reporting(Section):
     """What reports compare with (R15)."""
 
     baseline: Name | None = None
+    zone: Word | None = None
+    """IANA zone in which the days of reports begin and end; default is UTC."""
+
+    _in_zone = field_validator("zone")(_known_zone)
 
 
 class Sections(Section):

@@ -8,17 +8,16 @@ import re
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 
-from escalade_server.core.catalog import (
+from escalade_server.core.catalog import Period, Unit
+from escalade_server.core.money import CAP_NANOS_MAX, NANOS_PER_USD
+from escalade_server.core.task import MICRO
+from escalade_server.core.triggers import (
     Comparison,
     ComplexityTrigger,
     Condition,
     LayerTrigger,
-    Period,
     Trigger,
-    Unit,
 )
-from escalade_server.core.money import CAP_NANOS_MAX, NANOS_PER_USD
-from escalade_server.core.task import MICRO
 from escalade_server.strategy.errors import did_you_mean, nearest
 
 UNLIMITED = "unlimited"

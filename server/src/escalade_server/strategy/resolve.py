@@ -1,34 +1,35 @@
 """From the typed model to the core's catalog: every inference of R4, R15, R16 and R18 is here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
 from escalade_server.core.absence import Absence, AbsenceKind
 from escalade_server.core.catalog import (
+    OWN_PACE,
     Billing,
     Catalog,
-    Comparison,
-    ComplexityTrigger,
     Counter,
     CounterScope,
     DataPolicy,
     Layer,
     Model,
+    Pace,
     Scoring,
     TaskType,
-    Trigger,
     Unit,
 )
 from escalade_server.core.money import worst_cost_nanos
 from escalade_server.core.rules import Rules
+from escalade_server.core.triggers import Comparison, ComplexityTrigger, Trigger
 from escalade_server.strategy import model as config
 from escalade_server.strategy.accounts import Seat, caps, seats
 from escalade_server.strategy.agents import agents
-from escalade_server.strategy.counters import model_counters
+from escalade_server.strategy.counters import model_counters, ordinary_counters
 from escalade_server.strategy.credentials import Credential
 from escalade_server.strategy.errors import Level, Notice, Path, StrategyError
 from escalade_server.strategy.prices import Listing, listing
+from escalade_server.strategy.quality import quality
 from escalade_server.strategy.siblings import with_siblings
 from escalade_server.strategy.validate import TOP
 from escalade_server.strategy.vendors import VENDORS, Vendor
@@ -86,11 +87,12 @@ class Resolver:
         return Catalog(
             layers=tuple(resolved),
             scoring=scoring,
-            rules=rules(self.strategy),
+            rules=rules(self.strategy, lambda word: type_name(word, types, aliases)),
             task_types=types,
             type_aliases=aliases,
             other_type=types.get(OTHER.name, OTHER),
             baseline=baseline(self.strategy, resolved),
+            baselines=baselines(self.strategy, resolved),
             capability_aliases=dict(self.strategy.capability_aliases),
             agents=agents(self.strategy, resolved),
         )
@@ -167,6 +169,8 @@ class Resolver:
             cooldown_on_limit_ms=cooldown,
             bills_after_cancel=vendor.bills_after_cancel,
             absence=self.absence(seat, vendor),
+            pace=pace_of(seat, self.strategy.providers.get(entry.provider)),
+            ordinary=ordinary_counters(self.strategy, layer, entry),
         )
 
     def refuse_two_limits(self, counters: Sequence[Counter], path: Path) -> None:
@@ -384,7 +388,27 @@ def spelling(word: str) -> str:
     return word.strip().lower().replace("_", "-")
 
 
-def rules(strategy: config.Strategy) -> Rules:
+def type_name(word: str, types: Mapping[str, TaskType], aliases: Mapping[str, str]) -> str:
+    """Answer the name of a task type of the file."""
+    spelled = spelling(word)
+    return spelled if spelled in types else aliases[spelled]
+
+
+def pace_of(seat: Seat, own: config.Provider | None) -> Pace:
+    """Resolve what a provider's section says of the times and the number of its calls."""
+    if own is None:
+        return OWN_PACE
+    times, provider = own.timeouts or config.CallTimeouts(), seat.entry.provider
+    most = ((provider, own.concurrency), (f"{provider}/{seat.account}", seat.concurrency))
+    return Pace(
+        first_token_ms=times.first_token,
+        idle_ms=times.idle,
+        total_ms=times.total,
+        concurrency=tuple((key, count) for key, count in most if count is not None),
+    )
+
+
+def rules(strategy: config.Strategy, name_of: Callable[[str], str]) -> Rules:
     """Resolve the values of deciding and its limits (R7, R8, R13, R24)."""
     logic, failing = strategy.escalation_logic, strategy.failure_handling
     watching, breaker = strategy.monitoring, strategy.circuit_breaker or config.CircuitBreaker()
@@ -405,7 +429,10 @@ def rules(strategy: config.Strategy) -> Rules:
         require_capability=strategy.capability_matching == "require",
         log_escalations=failing.log_escalation_events,
         track_tokens=watching.track_token_usage,
+        daily_report=watching.daily_usage_report,
+        report_zone=(strategy.reporting and strategy.reporting.zone) or default.report_zone,
         attempts_max=either(strategy.attempts_max, default.attempts_max),
+        quality=quality(strategy, name_of),
         output_tokens_default=either(strategy.output_tokens_default, default.output_tokens_default),
         work_ms=either(times.work, default.work_ms),
         max_wait_ms=either(failing.max_wait, default.max_wait_ms),
@@ -437,7 +464,18 @@ def baseline(strategy: config.Strategy, layers: Sequence[Layer]) -> Model:
     for model in models:
         if stated == f"{model.provider}/{model.id}":
             return model
+    return _dearest(layers[-1])
+
+
+def baselines(strategy: config.Strategy, layers: Sequence[Layer]) -> tuple[Model, ...]:
+    """Name the single models of reports: the baseline, then the dearest of each layer (R15)."""
+    models = [baseline(strategy, layers), *(_dearest(layer) for layer in reversed(layers))]
+    priced = {f"{model.provider}/{model.id}": model for model in models if not model.price.is_zero}
+    return tuple(priced.values())
+
+
+def _dearest(layer: Layer) -> Model:
     return max(
-        layers[-1].models,
+        layer.models,
         key=lambda model: worst_cost_nanos(REFERENCE_INPUT, REFERENCE_OUTPUT, model.price),
     )

@@ -28,6 +28,7 @@ from escalade_server.core.facts import (
     Waiting,
 )
 from escalade_server.core.task import Request
+from escalade_server.core.trace import AttemptStatus
 from escalade_server.telemetry import names
 from escalade_server.telemetry.sink import LineSink
 
@@ -102,7 +103,8 @@ class LogObserver:
         """``log_escalations`` False drops the escalation's line, nothing else (R7)."""
         self._log = log
         self._level = LEVELS[level]
-        self._log_escalations = log_escalations
+        self.log_escalations = log_escalations
+        """May change: the strategy says it."""
 
     def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:  # noqa: ARG002 - the port's
         """See one announced fact."""
@@ -121,7 +123,7 @@ class LogObserver:
             self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
 
     def _fact(self, task_id: str, request: Request, fact: Fact) -> None:
-        if isinstance(fact, Escalated) and not self._log_escalations:
+        if isinstance(fact, Escalated) and not self.log_escalations:
             return
         log = self._log.bind(request_id=request.id, agent=request.agent, task_id=task_id)
         match fact:
@@ -162,11 +164,14 @@ class LogObserver:
                     attempt=fact.failed_attempt,
                 )
             case Waiting():
+                if fact.repeated:
+                    return  # to its caller, as a sign of life
                 log.info(
                     names.TASK_WAITING,
                     reason=fact.reason.value,
                     rule=fact.rule,
                     earliest_ms=fact.earliest_ms,
+                    position=fact.position,
                 )
             case Retracted():
                 log.warning(
@@ -187,6 +192,15 @@ class LogObserver:
             if attempt.oddities is not None:
                 odd = attempt.oddities._asdict()
                 log.info(names.TASK_ODD_ANSWER, model=attempt.model.key, **odd)
+            if attempt.status is AttemptStatus.REJECTED:
+                log.info(
+                    names.TASK_REJECTED_ANSWER,
+                    attempt=attempt.number,
+                    layer=attempt.model.layer,
+                    model=attempt.model.key,
+                    gate=attempt.gate.value if attempt.gate else "",
+                    detail=attempt.detail,
+                )
         if isinstance(outcome, Finished) and outcome.replayed:
             log.info(names.TASK_REPLAYED, model=report.answered.key if report.answered else "")
         elif isinstance(outcome, Finished):
@@ -202,6 +216,7 @@ class LogObserver:
                 charged_nano_usd=report.charged_nanos,
                 list_nano_usd=report.list_nanos,
                 duration_ms=report.ended_ms - report.started_ms,
+                unmet=outcome.unmet.value if outcome.unmet else "",
             )
         else:
             self._failed(log, outcome)

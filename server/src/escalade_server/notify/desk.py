@@ -1,0 +1,111 @@
+"""Reads the feed where it left off, folds what has one cause, and hands notices to the sinks.
+
+Up to which entry people are notified is kept in the store: a notice that a crash caught on its way
+is sent again, under the same id. Of several replicas each one tells people: a receiver knows the
+alerts that it has by their ids.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from escalade_server.core.rules import OnAllExhausted, OnBudgetAlert, Rules
+from escalade_server.engine.feed import CursorExpiredError, Feed, FeedClosedError
+from escalade_server.engine.news import Entry
+from escalade_server.engine.ports import Clock, FeedStore, Notice, Notifier
+from escalade_server.notify.fold import MONEY, WAITING, Fold
+
+IDLE_S = 60.0
+SPARE = 100
+"""Entries of no interest to people that are read before the store is told so."""
+
+
+class Desk:
+    """Owned by one event loop; ``run`` is its work."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        store: FeedStore,
+        clock: Clock,
+        *,
+        rules: Callable[[], Rules],
+        log: Callable[[], Notifier | None],
+        hooks: Callable[[], Sequence[Notifier]],
+    ) -> None:
+        """``log`` and ``hooks`` answer the sinks, ``rules`` the rules, as they are in force."""
+        self._feed, self._store, self._clock, self._rules = feed, store, clock, rules
+        self._log, self._hooks = log, hooks
+        self._sending: dict[int, int] = {}
+        """Notices on their way, by the number of their first entry: sinks that have them."""
+        self._read = self._told = 0
+        self._unsent: int | None = None
+
+    async def run(self) -> None:
+        """Work for ever; started again, it goes on where people were notified last."""
+        watcher = await self._feed.undelivered()
+        self._read = self._told = watcher.last
+        self._sending.clear()
+        fold = Fold(watcher.epoch)
+        try:
+            while True:
+                try:
+                    entries = await watcher.take(self._wait_s(fold))
+                except FeedClosedError:  # the rest is told after the next start
+                    await asyncio.get_running_loop().create_future()
+                    return
+                except CursorExpiredError as error:  # nobody was notified for a week
+                    watcher.skip_to(error.oldest)
+                    continue
+                self._take(entries, fold)
+        finally:
+            self._feed.leave(watcher)
+
+    def _wait_s(self, fold: Fold) -> float:
+        due_ms = fold.due_ms()
+        if due_ms is None:
+            return IDLE_S
+        return max(due_ms - self._clock.now_ms(), 0) / 1_000
+
+    def _take(self, entries: Sequence[Entry], fold: Fold) -> None:
+        now_ms = self._clock.now_ms()
+        for entry in entries:
+            fold.take(entry, now_ms)
+            self._read = entry.number
+        for number, notice in fold.notices(now_ms):
+            self._send(number, notice)
+        self._unsent = fold.unsent()
+        self._remember(least=SPARE)
+
+    def _send(self, number: int, notice: Notice) -> None:
+        sinks = self._sinks(notice.kind)
+        if sinks:
+            self._sending[number] = len(sinks)
+
+        def done() -> None:
+            left = self._sending.get(number, 0) - 1
+            if left > 0:
+                self._sending[number] = left
+            else:
+                self._sending.pop(number, None)
+                self._remember(least=1)
+
+        for sink in sinks:
+            sink.notify(notice, done)
+
+    def _sinks(self, kind: str) -> tuple[Notifier, ...]:
+        """Say who is told; alerts about money and tasks that wait have a say of their own."""
+        rules, line = self._rules(), self._log()
+        log = () if line is None else (line,)
+        if kind in MONEY and rules.on_budget_alert is not OnBudgetAlert.NOTIFY:
+            return log
+        if kind == WAITING and rules.on_all_exhausted is not OnAllExhausted.NOTIFY_AND_WAIT:
+            return ()
+        return (*log, *self._hooks())
+
+    def _remember(self, *, least: int) -> None:
+        """Keep up to where everybody was notified."""
+        waiting = [*self._sending, *([] if self._unsent is None else [self._unsent])]
+        told = min(waiting, default=self._read + 1) - 1
+        if told >= self._told + least:
+            self._told = told
+            self._store.delivered(told)

@@ -1,0 +1,461 @@
+"""The store of several hosts: Redis or Valkey, one script a call (quotas C8, pitfalls P20).
+
+Orders are queued; one task takes what is there, sends it over one connection as one batch, and
+takes the answers in the same order. Nobody waits longer than ``DEADLINE_S`` for Redis (S9): then
+the connection is dropped, and until it is there again every reservation is refused at once (S8).
+Settlements are kept and tried again under their id, which changes nothing if they were booked
+before (S13); with a journal they outlive the process, and count as done.
+
+Redis is believed as long as it is the same ledger, known by its epoch: an emptied one means that
+nothing is known of what was spent, and nothing is admitted (S11).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from escalade_server.core.alerting import Mark
+from escalade_server.core.catalog import Counter
+from escalade_server.core.commands import Reserve, SetBench, Settle
+from escalade_server.core.events import Repeated, ReservationDenied, Reserved
+from escalade_server.core.standing import Standing
+from escalade_server.core.window import Window
+from escalade_server.engine.news import Page
+from escalade_server.engine.ports import Clock, Kept, Spend, StoreError
+from escalade_server.stores import redis_wire as wire
+from escalade_server.stores.redis_beside import Beside
+from escalade_server.stores.redis_link import Link, Place, Refused, Unreachable
+from escalade_server.stores.redis_news import Write, page_of
+from escalade_server.stores.redis_orders import (
+    LEASE_MS,
+    Again,
+    Answer,
+    Count,
+    Find,
+    Item,
+    Look,
+    Order,
+    Read,
+    Report,
+    plain_fields,
+)
+from escalade_server.stores.redis_owed import Memory, Owed
+from escalade_server.stores.redis_usage import tally_of
+from escalade_server.stores.redis_view import View
+from escalade_server.stores.redis_wire import Reply
+
+DEADLINE_S = 0.25
+LOOK_S = 0.25
+"""How often it is asked what others did, and said that this owner lives."""
+BATCH_MAX = 500
+APART_MS = 300_000
+"""Two clocks this far apart: one of them is broken, and nothing is admitted (T5, T6)."""
+SCHEMA = "1"
+LOST = (
+    "the ledger in Redis is gone or another one: what was spent is not known, so nothing is"
+    " admitted; put its data back, or restart every server to begin at zero"
+)
+
+
+class RedisStore(Beside):
+    """``Store`` over one Redis or Valkey."""
+
+    def __init__(
+        self,
+        place: Place,
+        clock: Clock,
+        calendar: Callable[[Counter, int], Window],
+        tell: Callable[[str], None] = lambda _: None,
+        *,
+        zone: str = "UTC",
+        secret: str = "",
+        deadline_s: float = DEADLINE_S,
+        store_clock: Clock | None = None,
+    ) -> None:
+        """Say where; ``open`` does the work.
+
+        ``zone`` is that of the days in reports; ``secret`` is kept if the ledger has none yet, and
+        is that of the ledger once it is open. ``tell`` hears why the ledger cannot be reached or
+        believed, and nothing (the empty string) when it can be again. ``store_clock`` is given by
+        tests only: the store's own clock rules.
+        """
+        self._place = place
+        self._clock = clock
+        self._calendar = calendar
+        self._tell = tell
+        self._deadline_s = deadline_s
+        self._store_clock = store_clock
+        self._link = Link(place)
+        self._view = View()
+        self._counters: tuple[Counter, ...] = ()
+        self._epoch, self._owner = "", ""
+        self._shift_ms = 0
+        """How far the store's clock is ahead of this machine's."""
+        self._queue: list[Item] = []
+        self._pump: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._closed: str | None = "the store is not open"
+        self._down: str | None = None
+        """Why nothing is admitted."""
+        self._told = ""
+        self._owed = Owed(place.journal)
+        self._memory, self._identity = Memory(), ""
+        super().__init__(zone)
+        self.secret = secret
+        self.is_new = False
+        """Whether the ledger was made by ``open``: everything counts from zero."""
+
+    # ------------------------------------------------------------------------------- the port
+
+    async def open(self, counters: Sequence[Counter]) -> None:
+        """Connect, book what is owed and what dead owners left; see ``Store``."""
+        self._loop = asyncio.get_running_loop()
+        self._counters = tuple(counters)
+        try:
+            self._owed.open()
+            self._news.adopt(self._counters)
+            await self._link.connect()
+            await self._begin()
+        except (Unreachable, OSError) as error:
+            await self._let_go()
+            raise StoreError(f"{error}") from error
+        except BaseException:
+            await self._let_go()
+            raise
+        self._closed = None
+        self._watch = asyncio.ensure_future(self._watching())
+
+    async def adopt(
+        self, counters: Sequence[Counter], marks: Mapping[str, Sequence[Mark]] | None = None
+    ) -> None:
+        """Go on with the counters of another strategy; see ``Store``."""
+        self._counters = tuple(counters)
+        self._news.adopt(self._counters)
+        self._news.marks = marks or {}
+
+    def standing(self, now_ms: int) -> Standing:
+        """Answer shared state as last told; circuits are not kept here."""
+        return self._view.board.standing(now_ms + self._shift_ms)
+
+    def spends(self, now_ms: int) -> tuple[Spend, ...]:
+        """Answer every counter of the strategy with what it holds now."""
+        now_ms += self._shift_ms
+        return self._view.board.spends(self._counters, self._calendar, now_ms)
+
+    def reserve(
+        self,
+        order: Reserve,
+        now_ms: int,  # noqa: ARG002  # the store's clock decides (T6)
+    ) -> Awaitable[Reserved | ReservationDenied | Repeated]:
+        """Queue a reservation; see ``Store``."""
+        return self._submit(order)  # type: ignore[return-value]
+
+    def settle(self, order: Settle, now_ms: int) -> Awaitable[None]:  # noqa: ARG002
+        """Queue a settlement; see ``Store``. An id that holds nothing is no error."""
+        return self._submit(order)  # type: ignore[return-value]
+
+    def find(self, reservation_id: str) -> Awaitable[Kept | None]:
+        """Queue a look at a reservation; see ``Store``."""
+        return self._submit(Find(reservation_id))  # type: ignore[return-value]
+
+    def bench(self, order: SetBench, now_ms: int) -> Awaitable[None]:  # noqa: ARG002
+        """Queue a cooldown; see ``Store``."""
+        return self._submit(order)  # type: ignore[return-value]
+
+    async def close(self) -> None:
+        """Serve what is queued, say that this owner leaves, and disconnect; safe twice."""
+        if self._closed is not None or self._watch is None:
+            return
+        self._closed = "the store is closed"
+        self._watch.cancel()
+        await asyncio.gather(self._watch, return_exceptions=True)
+        while self._pump is not None:
+            await asyncio.gather(self._pump, return_exceptions=True)
+        with contextlib.suppress(StoreError):  # then others book what is left, when the lease ends
+            while self._down is None and self._news:
+                await self._ask(self._news.take())
+            while self._down is None and await self._ask(Look(lease_ms=0)):
+                pass
+        await self._let_go()
+
+    # -------------------------------------------------------------------------------- serving
+
+    def _submit(self, order: Order) -> "asyncio.Future[Answer]":
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        if self._closed is not None:
+            future.set_exception(StoreError(self._closed))
+            return future
+        self._put(Item(order, self._loop.time() + self._deadline_s, future))
+        return future
+
+    def _put(self, item: Item) -> None:
+        self._queue.append(item)
+        if self._pump is None:
+            self._pump = asyncio.ensure_future(self._pumping())
+
+    async def _pumping(self) -> None:
+        """Take what is there, as often as there is something; never wait for more (P16)."""
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[:BATCH_MAX], self._queue[BATCH_MAX:]
+                try:
+                    await self._serve(batch)
+                except Exception as error:  # noqa: BLE001  # nobody may wait for ever
+                    await self._fail(batch, f"the ledger cannot be read: {error!r}")
+        finally:
+            self._pump = None
+
+    async def _serve(self, batch: list[Item]) -> None:
+        if self._down is not None:
+            await self._refuse(batch, self._down)
+            return
+        try:
+            refused = await self._run(batch)
+        except Unreachable as error:
+            await self._fail(batch, f"{error}")
+            return
+        if refused:
+            await self._fail([], refused)
+
+    async def _run(self, batch: list[Item]) -> str:
+        """Run a batch and answer it; the result is why Redis would not do some of it.
+
+        Raises:
+            Unreachable: nothing is answered yet.
+        """
+        sent, orders = [], []
+        now_ms = self._clock.now_ms()
+        for item in batch:
+            try:
+                name, fields = self._fields(item.order, now_ms + self._shift_ms)
+            except (StoreError, ValueError) as error:
+                _fail(item, StoreError(f"{error}"))
+                continue
+            sent.append(item)
+            orders.append((name, wire.packed(self._hand(), self._epoch, *fields)))
+            if isinstance(item.order, Reserve):
+                self._owed.mine.add(item.order.reservation_id)
+        if not sent:
+            return ""
+        refused, again = "", []
+        answers = await self._link.run(orders, sent[0].until_s)
+        for item, answer in zip(sent, answers, strict=True):
+            if isinstance(answer, Refused):
+                refused = answer.detail
+                await self._refuse([item], refused)
+                continue
+            reply = wire.reply_of(answer)
+            self._shift_ms = reply.now_ms - now_ms
+            if reply.kind == "epoch":
+                refused = LOST
+                await self._refuse([item], refused)
+            elif reply.kind == "window":
+                again.append(item)
+            else:
+                self._take(item, reply)
+        if again:  # a window ended under way, or the clocks have not been compared yet
+            return await self._run(again) or refused
+        return refused
+
+    def _hand(self) -> int | None:
+        return None if self._store_clock is None else self._store_clock.now_ms()
+
+    def _fields(self, order: Order, now_ms: int) -> tuple[str, tuple[wire.Field, ...]]:
+        if isinstance(order, Reserve | Again):
+            if abs(self._shift_ms) > APART_MS:
+                raise StoreError(
+                    f"the clock of {self._place!r} and this machine's are"
+                    f" {abs(self._shift_ms) // 1_000} s apart: one of them is wrong"
+                )
+
+            def window(counter: Counter) -> tuple[wire.Field, ...]:
+                return wire.counter_of(counter, self._calendar, now_ms)
+
+            day = self._calendar(self._days, now_ms).id
+            is_forced = isinstance(order, Again)
+            asked = order.order if isinstance(order, Again) else order
+            fields = wire.reserve_fields(asked, self._owner, day, window, is_forced=is_forced)
+            return "reserve", fields
+        if isinstance(order, Settle):
+            return "settle", wire.settle_fields(order)
+        if isinstance(order, Find):
+            return "find", (wire.name_of(order.reservation_id),)
+        if isinstance(order, SetBench):
+            return "bench", wire.bench_fields(order)
+        if isinstance(order, Look):
+            names = tuple({counter.key for counter in self._counters} | set(self._view.names()))
+            version, seen = self._view.version, self._news.seen
+            return "look", (self._owner, order.lease_ms, version, names, seen)
+        if isinstance(order, Count):
+            day = self._calendar(self._days, order.now_ms + self._shift_ms).id
+            return "tally", (day, tally_of(order.tally))
+        return plain_fields(order)
+
+    def _take(self, item: Item, reply: Reply) -> None:
+        """Take an answer: first what everybody sees, then who waits."""
+        for key in self._view.take(reply):
+            balance = self._view.board.balance(key, reply.now_ms)
+            self._news.look_at(key, balance, reply.now_ms)
+        order = item.order
+        result: Answer = None
+        if isinstance(order, Reserve):
+            if reply.kind == "held":
+                self._memory.held(order, reply.position, self._loop.time())
+            elif reply.kind != "same":
+                self._owed.mine.discard(order.reservation_id)
+            try:
+                result = wire.answer_of(order, reply, self._view.board.standing(reply.now_ms))
+            except StoreError as error:
+                _fail(item, error)
+                return
+        elif isinstance(order, Settle):
+            self._memory.settled(order, self._loop.time())
+            self._owed.mine.discard(order.reservation_id)
+        elif isinstance(order, Find):
+            result = wire.kept_of(order.reservation_id, reply.notes)
+        elif isinstance(order, Look):
+            self._news.told(reply.news)
+            result = reply.position == 1
+        elif isinstance(order, Write):
+            self._news.written(order)
+        elif isinstance(order, Read):
+            result = page_of(self._epoch, reply)
+        elif isinstance(order, Report) and order.day:
+            result = reply.position == 1
+        else:
+            result = reply.notes
+        if item.future is not None and not item.future.done():
+            item.future.set_result(result)
+
+    # ------------------------------------------------------------------ when Redis is not there
+
+    async def _fail(self, batch: list[Item], detail: str) -> None:
+        """Close the store to what comes; what waits is told now."""
+        self._down = detail
+        await self._link.close()
+        self._say(f"{detail}; nothing is admitted")
+        waiting, self._queue = self._queue, []
+        await self._refuse(batch + waiting, detail)
+
+    async def _refuse(self, batch: Sequence[Item], detail: str) -> None:
+        """Answer that it cannot be done; but settlements are kept, and done with a journal."""
+        settles = [item.order for item in batch if isinstance(item.order, Settle)]
+        why = await self._owed.keep(settles) if settles else ""
+        for item in batch:
+            if isinstance(item.order, Write):
+                self._news.give_back(item.order)
+            if not isinstance(item.order, Settle) or why:
+                _fail(item, StoreError(f"{detail}; {why}" if why else detail))
+            elif item.future is not None and not item.future.done():
+                item.future.set_result(None)
+
+    def _say(self, detail: str) -> None:
+        """Tell a change for the worse or the better, once."""
+        if bool(detail) != bool(self._told):
+            self._tell(detail)
+        self._told = detail
+
+    async def _watching(self) -> None:
+        """Look, again and again; come back when Redis does, without a restart (S8)."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                if self._down is None:
+                    with contextlib.suppress(StoreError):
+                        if self._news:
+                            await self._submit(self._news.take())
+                        await self._submit(Look())
+                else:
+                    await self._come_back()
+            except Exception as error:  # noqa: BLE001  # it must never cease to look
+                self._down = f"{error}" or type(error).__name__
+
+    async def _come_back(self) -> None:
+        """Connect again, book what is owed, look at what others did, and only then admit."""
+        if not self._link.is_up:
+            await self._link.connect()
+        if self._link.identity != self._identity:
+            await self._remind()
+        until_s = self._loop.time() + self._deadline_s
+        items = [Item(order, until_s, None) for order in self._owed.orders[:BATCH_MAX]]
+        refused = await self._run([*items, Item(Look(), until_s, None)])
+        if refused:
+            await self._link.close()
+            raise StoreError(refused)
+        self._owed.paid(len(items))
+        if self._owed.orders:
+            return
+        self._down = None
+        self._say("")
+
+    async def _remind(self) -> None:
+        """Say again what another server may not have heard of (S10)."""
+        orders, kept, self._memory = self._memory.all(), self._memory, Memory()
+        try:
+            await self._say_again(orders)
+        finally:
+            self._memory = kept
+        page = await self._ask(Read(0, 0))
+        assert isinstance(page, Page), "that is the answer to it"
+        self._news.seen = min(self._news.seen, page.newest)
+        self._identity = self._link.identity
+
+    async def _say_again(self, orders: Sequence[Order]) -> None:
+        for begin in range(0, len(orders), BATCH_MAX):
+            until_s = self._loop.time() + self._deadline_s
+            some = orders[begin : begin + BATCH_MAX]
+            refused = await self._run([Item(order, until_s, None) for order in some])
+            if refused:
+                await self._link.close()
+                raise StoreError(refused)
+
+    # ---------------------------------------------------------------------- begin and end
+
+    async def _begin(self) -> None:
+        """Become an owner of the ledger, and bring it up to date."""
+        counters: list[wire.Field] = [
+            (counter.key, counter.unit.value, counter.period.value) for counter in self._counters
+        ]
+        order = wire.packed(self._hand(), None, counters, LEASE_MS, self.secret)
+        now_ms = self._clock.now_ms()
+        [answer] = await self._link.run([("open", order)], self._loop.time() + self._deadline_s)
+        if isinstance(answer, Refused):
+            raise StoreError(answer.detail)
+        reply = wire.reply_of(answer)
+        if reply.kind == "key":
+            raise wire.key_trouble(reply.notes)
+        self._epoch, self._owner, new, schema, number, self.secret = reply.notes
+        self._news.seen = int(number)
+        if schema != SCHEMA:
+            raise StoreError(
+                f"{self._place!r} has schema {schema}, written by another version; this one knows"
+                f" {SCHEMA}"
+            )
+        self._identity = self._link.identity
+        self.is_new, self._shift_ms = new == "new", reply.now_ms - now_ms
+        while self._owed.orders:
+            await self._come_back()
+        while await self._ask(Look()):
+            pass
+
+    async def _ask(self, order: Order) -> Answer:
+        """Run one order past the queue, which is empty or not there yet."""
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        until_s = self._loop.time() + self._deadline_s
+        try:
+            refused = await self._run([Item(order, until_s, future)])
+        except Unreachable as error:
+            raise StoreError(f"{error}") from error
+        if refused:
+            future.cancel()
+            raise StoreError(refused)
+        return await future
+
+    async def _let_go(self) -> None:
+        await self._link.close()
+        self._owed.close()
+
+
+def _fail(item: Item, error: StoreError) -> None:
+    if item.future is not None and not item.future.done():
+        item.future.set_exception(error)
