@@ -10,7 +10,7 @@ XDIST ?= -n auto --maxprocesses 4
 STAGES ?= lint imports generated buf types test e2e faults kills fuzz mutants hostile
 RESULTS = .cache/faults-test.json .cache/faults-e2e.json
 
-.PHONY: help setup demo test redis-server ci e2e faults fault-coverage kills sim bench gen generated fmt lint types \
+.PHONY: help setup demo test ci e2e faults fault-coverage kills sim bench gen generated fmt lint types \
 	imports buf proto-accept requirements wheels clean screenshots fuzz mutants hostile
 
 help:  ## list the targets
@@ -24,13 +24,12 @@ setup: .venv/.dev  ## create .venv from the hash-pinned requirements (does nothi
 demo: .venv/.runtime  ## an agent's day over simulated providers; BREAK=provider causes an outage
 	@$(BIN)/escalade demo $(if $(BREAK),--break $(BREAK))
 
-test: setup redis-server  ## the fast tests: all but tests/e2e, tests/kills and tests/bench
+test: setup  ## the fast tests: all but tests/e2e, tests/kills and tests/bench
+	@$(BIN)/python tools/programs.py redis-server
 	@$(BIN)/pytest $(XDIST) $(addprefix --ignore=tests/,e2e kills bench) --fault-results=$(word 1,$(RESULTS))
 
-redis-server: setup  ## see that there is a Redis for the tests of the store, or install it
-	@$(BIN)/python tools/redis_server.py
-
 e2e: setup  ## real processes: server, simulated providers, SDK, command line
+	@$(BIN)/python tools/programs.py chromium
 	@$(BIN)/pytest tests/e2e --fault-results=$(word 2,$(RESULTS))
 
 faults: setup  ## fail if a row of tests/faults/rows.toml has no passing test (after test and e2e)
@@ -74,7 +73,8 @@ types: setup  ## mypy, strict
 imports: setup  ## who may import whom: .importlinter
 	@$(BIN)/lint-imports --no-cache
 
-screenshots: setup  ## draw the pictures of the README anew; needs a Chromium
+screenshots: setup  ## draw the pictures of the README anew
+	@$(BIN)/python tools/programs.py chromium
 	@$(BIN)/python -m tests.report.browser docs/images/report.png
 
 gen: setup  ## write the generated code: stubs, the synchronous client

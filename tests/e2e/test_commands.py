@@ -206,7 +206,7 @@ async def test_the_reference_files_serve_and_say_which_keys_lack(
     for name in ("OPENAI_API_KEY", "DEEPSEEK_API_KEY", "ANTHROPIC_API_KEY", "NANO_GPT_API_KEY"):
         assert f"set {name}" in text
     assert "NEW, EMPTY LEDGER in escalade.sqlite3" in text
-    assert "is not yet in effect" in text
+    assert "not yet in effect" not in text
     assert (tmp_path / "escalade.sqlite3").exists()
 
 

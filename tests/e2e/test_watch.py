@@ -27,6 +27,8 @@ async def test_escalations_are_seen_as_they_come_and_again_later(tmp_path: Path)
             COMMAND, "watch", "--target", made.target, "--since", "start", "--json",
             "--kind", "escalated",
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            # What runs in the background of a shell ignores the signal, and its children do.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         assert process.stdout is not None
         async with asyncio.timeout(START_S):

