@@ -68,10 +68,10 @@ MUTANTS = (
     ),
     Mutant(
         "spliced text",
-        "core/cascade.py",
-        "        self._cut = failure if live.delivered else self._cut\n"
-        "        self._retract(live, failure)\n",
-        "        self._cut = failure if live.delivered else self._cut\n",
+        "core/aftermath.py",
+        "        self.cut = failure if live.delivered else self.cut\n"
+        "        _retract(live, failure, out)\n",
+        "        self.cut = failure if live.delivered else self.cut\n",
         ("tests/core/test_cascade.py",),
     ),
     Mutant(
@@ -91,10 +91,10 @@ MUTANTS = (
     Mutant(
         "leak on cancel",
         "core/cascade.py",
-        "            self._book(live, settlement.NOT_SENT, AttemptStatus.NOT_SENT)\n"
+        "            self._aftermath.book(live, settlement.NOT_SENT, status, self._now, "
+        "self._out)\n            return\n",
         "            return\n",
-        "            return\n",
-        ("tests/core/test_cascade_edges.py", "tests/core/test_cascade_stateful.py"),
+        ("tests/core/test_cascade_limits.py",),
     ),
     Mutant(
         "free-only ignored",

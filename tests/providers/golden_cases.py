@@ -154,6 +154,8 @@ def merged(events: Iterable[ChunkArrived | Failure]) -> Json:
                 case StateDelta(state):
                     deltas.append({"state": [state.model, state.data.decode()]})
         told["finish"] = finish(event.finish) or told["finish"]
+        if event.oddities is not None and event.oddities.unbelievable:
+            told["usage"] = None
         told["usage"] = usage(event.usage) or told["usage"]
         told["model"] = event.model or told["model"]
         told["cost_nanos"] = event.cost_nanos or told["cost_nanos"]

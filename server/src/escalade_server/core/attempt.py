@@ -83,6 +83,8 @@ class Live:
             self.reported_model = chunk.model
         if chunk.oddities is not None:
             self.oddities = chunk.oddities
+            if chunk.oddities.unbelievable:  # what was told before it holds no more (U26)
+                self.usage = None
         deltas = chunk.deltas
         if not deltas:
             return ()
