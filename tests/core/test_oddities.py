@@ -89,7 +89,7 @@ def test_usage_beyond_its_bounds_is_counted_here_and_marked() -> None:
 
 @pytest.mark.fault("U26")
 def test_usage_that_is_not_to_be_believed_voids_what_was_told_before() -> None:
-    attempt = live()
+    attempt = live(ASKED, need())
     attempt.take(ChunkArrived(1, (), None, Usage(5, 1)), T0)
     attempt.take(ChunkArrived(1, (), None, None, "", None, Oddities(unbelievable=True)), T0)
     assert attempt.usage is None
