@@ -87,7 +87,6 @@ def test_usage_beyond_its_bounds_is_counted_here_and_marked() -> None:
     assert absurd.oddities == Oddities(replaced=1, unbelievable=True)
 
 
-@pytest.mark.fault("U26")
 def test_usage_that_is_not_to_be_believed_voids_what_was_told_before() -> None:
     attempt = live(ASKED, need())
     attempt.take(ChunkArrived(1, (), None, Usage(5, 1)), T0)
