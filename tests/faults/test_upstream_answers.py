@@ -163,8 +163,8 @@ async def test_an_odd_answer_is_read_as_it_is_meant(tmp_path: Path, told: Answer
         answer = await world.complete()
         (only,) = answer.attempts
         booked = await world.quiet()
-        lines = world.logged("task.odd_answer")
 
+    lines = world.logged("task.odd_answer")  # all of them: the log is closed by now
     assert answer.text == told.text
     assert (only.status, answer.finish_reason) == ("OK", "STOP")
     assert world.alerts() == list(told.alerts)
