@@ -1,7 +1,8 @@
 """Fuzz every target, or those named: two at a time, niced, each in a process of its own.
 
-`python -m tests.fuzz [TARGET ...] --seconds 10` (`make fuzz SECONDS=10`). With `--keep` what
-reached new code joins the committed corpus.
+`python -m tests.fuzz [TARGET ...]` (`make fuzz`) does the same runs each time, on any machine: its
+draws are seeded and counted, so that it judges a change. `--seconds 300` (`make fuzz SECONDS=300`)
+draws anew for so long. With `--keep` what reached new code joins the committed corpus.
 A finding stands in tests/fuzz/crashes; the command that replays it is printed.
 """
 
@@ -21,6 +22,8 @@ from pathlib import Path
 from tests.fuzz.targets import CORPUS, CRASHES, TARGETS
 
 AT_ONCE = 2
+COUNTED_S_MAX = 240
+"""Where a counted run stops early, which is no finding: a machine may be busy."""
 STARTING_S = 120
 """To start and to read the seeds, on a busy machine; then a process is hung."""
 KEPT_BYTES_MAX = 16_384
@@ -49,13 +52,16 @@ class Run:
         return f"{self.name:<12}{word:<10}{runs:>12} runs{covered:>8} edges"
 
 
-def fuzz(name: str, seconds: int, *, keep: bool) -> Run:
+def fuzz(name: str, given: argparse.Namespace) -> Run:
     """Fuzz one target; what it finds is what is new in the folder of crashes."""
+    seconds = given.seconds or COUNTED_S_MAX * given.times
+    drawn = [] if given.seconds else ["--seed", str(given.seed), "--times", str(given.times)]
     before = set(CRASHES.glob(f"{name}-*"))
     with tempfile.TemporaryDirectory(prefix="escalade-fuzz-") as folder:
         command = ["nice", "-n", "10", *PYTHON, name, "--work", folder]
-        output, code = run([*command, "--seconds", str(seconds)], seconds + STARTING_S)
-        if keep and not code:
+        command += ["--seconds", str(seconds), *drawn]
+        output, code = run(command, seconds + STARTING_S)
+        if given.keep and not code:
             _, code = run([*command, "--merge"], seconds + STARTING_S)
             renew(CORPUS / name, Path(folder) / "seeds")
     found = tuple(sorted(set(CRASHES.glob(f"{name}-*")) - before))
@@ -78,7 +84,13 @@ def run(command: list[str], limit_s: int) -> tuple[str, int]:
     """Run a command; what it said, and its exit code."""
     try:
         done = subprocess.run(
-            command, check=False, capture_output=True, timeout=limit_s, text=True, errors="replace"
+            command,
+            check=False,
+            capture_output=True,
+            timeout=limit_s,
+            text=True,
+            errors="replace",
+            env={**os.environ, "PYTHONHASHSEED": "0"},
         )
     except subprocess.TimeoutExpired as late:
         return f"not done after {limit_s} s: {late.stderr!r}"[-3_000:], 124
@@ -89,7 +101,9 @@ def main() -> int:
     """Run the targets; the exit code says whether all held."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--seconds", type=int, help="draw anew, and so long for each target")
+    parser.add_argument("--seed", type=int, default=1, help="of a counted run")
+    parser.add_argument("--times", type=int, default=1, help="the runs of a counted run")
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args()
     names = given.targets or list(TARGETS)
@@ -100,7 +114,7 @@ def main() -> int:
         return 1
     started = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = list(pool.map(lambda name: fuzz(name, given.seconds, keep=given.keep), names))
+        runs = list(pool.map(lambda name: fuzz(name, given), names))
     for ended in runs:
         print(ended.row)
     for ended in runs:
@@ -111,7 +125,8 @@ def main() -> int:
             print(f"replay: {python} -m tests.fuzz.one {ended.name} {os.path.relpath(file)}")
     bad = sum(not ended.ended_well for ended in runs)
     took = time.monotonic() - started
-    print(f"fuzz: {len(runs)} targets, {given.seconds} s each, {bad} with findings, {took:.0f} s")
+    drawn = f"{given.seconds} s each" if given.seconds else f"seed {given.seed}"
+    print(f"fuzz: {len(runs)} targets, {drawn}, {bad} with findings, {took:.0f} s")
     return bool(bad)
 
 

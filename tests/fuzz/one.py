@@ -1,6 +1,8 @@
 """One target: fuzzed (`TARGET --work FOLDER`), or run on given inputs (`TARGET FILE...`).
 
-Running it on inputs needs no fuzzer, so that a finding can be looked at with a debugger.
+Fuzzed with a seed it does a fixed number of runs, alike on every machine; without one it draws
+anew until its seconds are over. Running it on inputs needs no fuzzer, so that a finding can be
+looked at with a debugger.
 """
 
 import argparse
@@ -10,7 +12,18 @@ from pathlib import Path
 
 LENGTH_MAX = {"strategy": 16_384}
 LENGTH_MAX_ELSE = 4_096
-SHORT_S = 10
+RUNS = {
+    "sse": 12_000,
+    "openai": 8_000,
+    "anthropic": 8_000,
+    "gemini": 8_000,
+    "errors": 8_000,
+    "strategy": 1_000,
+    "parse": 12_000,
+    "resets": 12_000,
+    "requests": 4_000,
+}
+"""Of a run with a seed, and with the effort of one."""
 ONE_INPUT_S_MAX = 20
 MEMORY_MB_MAX = 2_048
 AGAIN = "--again"
@@ -37,12 +50,13 @@ def fuzz(name: str, tell: Callable[[], list[str]]) -> None:
     atheris.Fuzz()
 
 
-def prepare(name: str, seconds: int, work: Path, *, merge: bool) -> list[str]:
+def prepare(given: argparse.Namespace) -> list[str]:
     """Lay out seeds and corpus, and say what the fuzzer is to be told.
 
     New inputs stand in ``work/new``, seeds in ``work/seeds``; to merge is to add to the seeds what
     of the corpus and the new inputs reaches code that they do not.
     """
+    name, work = given.target, given.work
     from tests.fuzz import seeds, targets  # noqa: PLC0415 - see `fuzz`
 
     new, seeded, corpus = work / "new", work / "seeds", targets.CORPUS / name
@@ -58,7 +72,7 @@ def prepare(name: str, seconds: int, work: Path, *, merge: bool) -> list[str]:
         f"-artifact_prefix={targets.CRASHES}/{name}-",
         "-print_final_stats=1",
     ]
-    if merge:
+    if given.merge:
         # The fuzzer starts itself again to merge, by its own name.
         again = work / "again"
         command = f'{sys.executable} -m tests.fuzz.one {AGAIN} {name} "$@"'
@@ -66,10 +80,17 @@ def prepare(name: str, seconds: int, work: Path, *, merge: bool) -> list[str]:
         again.chmod(0o700)
         told[0] = str(again)
         told += ["-merge=1", str(seeded), str(corpus), str(new)]
+    elif given.seed:
+        # Drawn alike each time, it judges a change and not luck. Folders are listed in any order,
+        # and what is found in the new one is read again by the clock.
+        inputs = work / "inputs"
+        files = [*sorted(corpus.iterdir()), *sorted(seeded.iterdir())]
+        inputs.write_text(",".join(map(str, files)))
+        runs = RUNS[name] * given.times
+        told += [f"-seed={given.seed}", f"-runs={runs}", "-reload=0", f"-seed_inputs=@{inputs}"]
+        told += [f"-max_total_time={given.seconds}", str(new)]
     else:
-        # A short run, as CI makes it, draws alike each time: it judges a change, not luck.
-        told += ["-seed=1"] if seconds <= SHORT_S else []
-        told += [f"-max_total_time={seconds}", str(new), str(corpus), str(seeded)]
+        told += [f"-max_total_time={given.seconds}", str(new), str(corpus), str(seeded)]
     return told
 
 
@@ -81,6 +102,8 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--merge", action="store_true")
     given = parser.parse_args()
@@ -88,10 +111,7 @@ def main() -> None:
         replay(given.target, given.files)
     else:
         assert given.work is not None
-        fuzz(
-            given.target,
-            lambda: prepare(given.target, given.seconds, given.work, merge=given.merge),
-        )
+        fuzz(given.target, lambda: prepare(given))
 
 
 if __name__ == "__main__":

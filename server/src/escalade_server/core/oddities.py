@@ -8,8 +8,11 @@ from escalade_server.core.facts import Alert, AlertKind
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.task import Usage
 
-# A dated or otherwise marked edition of the model that was asked for is that model.
-_EDITION = re.compile(r"[-@:_.]?(\d[\d.-]*|latest|preview|exp|experimental|free|beta|it|hf)")
+# A dated or otherwise marked edition of the model that was asked for is that model. A short
+# number is a version, so another model: gpt-4 and gpt-4.1, claude-sonnet-4 and claude-sonnet-4-5.
+_NUMBER = r"[-@:_](?:\d{4}-\d\d-\d\d|\d\d-\d{4}|\d\d-\d\d|\d{3,})(?!\d)"
+_WORD = r"[-@:_.]?(?:latest|preview|experimental|exp|free|beta|it|hf)"
+_EDITION = re.compile(rf"(?:{_NUMBER}|{_WORD})++")
 
 
 def is_other_model(asked: str, told: str) -> bool:
@@ -21,12 +24,9 @@ def is_other_model(asked: str, told: str) -> bool:
         return False
     asked, told = asked.rpartition("/")[2].lower(), told.rpartition("/")[2].lower()
     short, long = sorted((asked, told), key=len)
-    rest = long.removeprefix(short)
-    if rest == long:
-        return True
-    while rest and (edition := _EDITION.match(rest)):
-        rest = rest[edition.end() :]
-    return bool(rest)
+    if asked == told:
+        return False
+    return not (long.startswith(short) and _EDITION.fullmatch(long, len(short)))
 
 
 def list_nanos(live: Live, usage: Usage) -> int:

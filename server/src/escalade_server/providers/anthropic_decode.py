@@ -205,10 +205,13 @@ class AnthropicDecoder(AnswerDecoder):
     def _begin(self, index: int, block: _Block) -> None:
         """Take the beginning of a block, with what it already holds."""
         self._stop(index)
+        is_call = block.type == "tool_use" and block.name != ANSWER_TOOL
+        if is_call and not self._has_room(self._slots):
+            return
         opened = self._open[index] = _Open(block.type, self._chars, self._slots)
         if block.type == "tool_use":
             opened.input = bytes(block.input)
-            if block.name == ANSWER_TOOL:
+            if not is_call:
                 opened.is_answer = self._answered = True
             else:
                 opened.slot = self._slots
@@ -268,7 +271,9 @@ class AnthropicDecoder(AnswerDecoder):
             self._kept.append(KeptBlock(opened.chars, opened.calls, block))
 
     def _ends(self, word: str, details: _Details | None) -> None:
-        """Take the stop reason."""
+        """Take the stop reason, unless what came before it broke the answer."""
+        if self._failure is not None:
+            return
         for index in list(self._open):
             self._stop(index)
         if word in _BREAKS:

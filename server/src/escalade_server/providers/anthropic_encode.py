@@ -34,6 +34,7 @@ from escalade_server.providers.anthropic_quirks import Quirks, Thinking, quirks_
 from escalade_server.providers.encoding import (
     EMPTY_SCHEMA,
     Json,
+    Place,
     call_id,
     check_places,
     joined_text,
@@ -81,8 +82,8 @@ class KeptRedacted(msgspec.Struct, tag="redacted_thinking", tag_field="type"):
 class KeptBlock(msgspec.Struct):
     """A block and where it stood: after so many characters of text and so many calls."""
 
-    chars: int
-    calls: int
+    chars: Place
+    calls: Place
     block: KeptThinking | KeptRedacted
 
 
@@ -90,6 +91,9 @@ class KeptState(msgspec.Struct):
     """What of its own a model wants back; a caller returns it, so only this is read of it."""
 
     blocks: list[KeptBlock]
+
+
+_STATE: Final = msgspec.json.Decoder(KeptState)
 
 
 class AnswerForm(Enum):
@@ -258,11 +262,8 @@ def _assistant(parts: Sequence[Part], owner: str) -> Iterator[Json]:
 
 
 def _kept(parts: Sequence[Part], owner: str) -> list[KeptBlock]:
-    try:
-        state = own_state(parts, DIALECT, owner)
-        return msgspec.json.decode(state, type=KeptState).blocks if state else []
-    except ValueError:
-        return []
+    state = own_state(parts, DIALECT, owner, _STATE)
+    return [] if state is None else state.blocks
 
 
 def _has_own_thinking(messages: Sequence[Message], owner: str) -> bool:

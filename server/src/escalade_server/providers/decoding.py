@@ -16,7 +16,7 @@ from escalade_server.core.events import ChunkArrived, Delta, Finish, ReasoningDe
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.task import FinishReason, Usage
 from escalade_server.core.trace import Oddities
-from escalade_server.providers import bounded_json
+from escalade_server.providers import bounded_json, utf8
 from escalade_server.providers.error_body import Evidence, examine, is_error
 from escalade_server.providers.signal_tables import vendor_of
 from escalade_server.providers.signals import judge
@@ -28,10 +28,13 @@ BODY_BYTES_MAX: Final = 2 << 20
 """Of an answer that is one JSON text: it is held until it is whole, in every call at once."""
 STATE_CHARS_MAX: Final = 1 << 20
 """Of what a vendor wants back: a longer state is not kept."""
+NAME_CHARS_MAX: Final = 256
+"""Of the answering model's name, which goes into records."""
+CALLS_MAX: Final = 1_024
+"""Of tools, in one answer."""
 NULL: Final = msgspec.Raw(b"null")
 
 _DONE: Final = b"[DONE]"
-_BOM: Final = b"\xef\xbb\xbf"
 _WORD: Final = re.compile(r"[a-z_]{1,48}")
 
 
@@ -122,8 +125,10 @@ class AnswerDecoder(ABC):
         if not self.finished:
             self.finished = True
             if self._form is Form.WHOLE:
-                self._whole(bytes(self._body))
+                body, replaced = utf8.mended(bytes(self._body))
                 self._body.clear()
+                self._sse.replaced += replaced
+                self._whole(body)
             else:
                 self._sse.close()
                 if self._anything or self._sse.truncated:
@@ -152,16 +157,18 @@ class AnswerDecoder(ABC):
             # Blank lines before an answer mean that it is queued; nothing of them is kept.
             data = (bytes(self._body) + data).lstrip()
             self._body.clear()
-            if len(data) < len(_BOM) and _BOM.startswith(data):
-                self._body += data
+            bare = data.removeprefix(utf8.BOM).lstrip()
+            if not bare or (len(data) < len(utf8.BOM) and utf8.BOM.startswith(data)):
+                # Nothing but a mark or the beginning of one; a second mark is not one (U17).
+                self._body += data[: len(utf8.BOM)]
                 return b""
-            data = data.removeprefix(_BOM).lstrip()
+            data = bare
             if data.startswith((b"{", b"[")):
                 self._form = Form.WHOLE
-            elif data and self._may_stream and not data.startswith(b"<"):
+            elif self._may_stream and not data.startswith(b"<"):
                 self._form = Form.EVENTS
-                return data
-            elif data:
+                return utf8.BOM + data  # its own mark is off, and this one goes in its place
+            else:
                 self._break("a page or text instead of an answer", "not_an_answer")
         if self._form is Form.WHOLE:
             self._body += data
@@ -210,10 +217,18 @@ class AnswerDecoder(ABC):
         else:
             deltas.append(ReasoningDelta(text))
 
+    def _has_room(self, calls: int) -> bool:
+        """Whether an answer of so many calls may hold one more; it ends here if not."""
+        if calls < CALLS_MAX:
+            return True
+        self._break("more calls than an answer may hold", "too_many_calls")
+        return False
+
     def _answers(self, model: str | None) -> None:
         """Take the name of the model that answers; it is told when it changes (U30)."""
-        if model and model != self._answering:
-            self._answering = self._model = model
+        name = (model or "")[:NAME_CHARS_MAX]
+        if name and name != self._answering:
+            self._answering = self._model = name
 
     def _used(self, usage: Usage | None) -> None:
         """Take usage as it was told, None if it is not to be believed; the last one holds (U26)."""

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -26,6 +26,9 @@ from escalade_server.engine.ports import ProviderFailure
 from escalade_server.providers import bounded_json
 
 Json = dict[str, object]
+T = TypeVar("T")
+Place = Annotated[int, msgspec.Meta(ge=0)]
+"""Where something stood in an answer. From the end it would be said over and over."""
 
 EMPTY_SCHEMA: Final = msgspec.Raw(b'{"type":"object","properties":{}}')
 
@@ -45,11 +48,19 @@ def state_owner(candidate: Candidate) -> str:
     return f"{candidate.model.provider}/{candidate.model.wire_id}"
 
 
-def own_state(parts: Iterable[Part], dialect: str, owner: str) -> bytes | None:
-    """What a turn kept for this very model; another's is not looked at (DESIGN 6)."""
+def own_state(
+    parts: Iterable[Part], dialect: str, owner: str, decoder: msgspec.json.Decoder[T]
+) -> T | None:
+    """What a turn kept for this very model; another's is not looked at (DESIGN 6).
+
+    A caller brings it back: what it cannot have been told counts as nothing kept.
+    """
     for part in parts:
         if isinstance(part, ProviderState) and (part.dialect, part.model) == (dialect, owner):
-            return part.data
+            try:
+                return bounded_json.decode_as(decoder, part.data)
+            except ValueError:
+                return None
     return None
 
 

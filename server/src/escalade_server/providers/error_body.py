@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from escalade_server.providers import bounded_json
+from escalade_server.providers import bounded_json, utf8
 
 TEXT_CHARS_MAX: Final = 4_096
 """Of an error's message, as far as rules look at it: it bounds their regular expressions."""
@@ -44,6 +44,7 @@ class Evidence:
 
 def read(status: int, headers: Mapping[str, str], body: bytes) -> Evidence:
     """Look at the body of a non-2xx answer."""
+    body, _ = utf8.mended(body.removeprefix(utf8.BOM))
     try:
         value = bounded_json.decode(body)
     except ValueError:

@@ -27,8 +27,6 @@ from escalade_server.providers.gemini_encode import (
     SignedText,
 )
 
-CALLS_MAX: Final = 1_024
-
 _R = FinishReason
 _F = _R.CONTENT_FILTER
 _FINISHES: Final = {
@@ -228,8 +226,7 @@ class GeminiDecoder(AnswerDecoder):
         It must be known again among the calls of all turns, so it is made of the answer's id.
         """
         slot = self._calls
-        if slot >= CALLS_MAX:
-            self._break("more calls than an answer may hold", "too_many_calls")
+        if not self._has_room(slot):
             return
         self._calls += 1
         seed = f"{self._response_id}/{self._now_ms}/{slot}"
@@ -238,7 +235,9 @@ class GeminiDecoder(AnswerDecoder):
         self._deltas.append(ToolCallDelta(slot, given, call.name, arguments))
 
     def _ends(self, word: str) -> None:
-        """Take the finish reason."""
+        """Take the finish reason, unless what came with it broke the answer."""
+        if self._failure is not None:
+            return
         if word in _BREAKS:
             self._judge(Evidence(0, codes=frozenset({word.lower()})))
             return

@@ -31,6 +31,7 @@ from escalade_server.core.task import (
 )
 from escalade_server.providers.encoding import (
     Json,
+    Place,
     call_id,
     check_places,
     joined_text,
@@ -54,8 +55,8 @@ class SignedText(msgspec.Struct, tag="text"):
     """A signature on the text from one character to another, which may be none."""
 
     signature: str
-    start: int
-    end: int
+    start: Place
+    end: Place
 
 
 class SignedCall(msgspec.Struct, tag="call"):
@@ -69,6 +70,9 @@ class KeptState(msgspec.Struct):
     """What of its own a model wants back; a caller returns it, so only this is read of it."""
 
     signed: list[SignedText | SignedCall]
+
+
+_STATE: Final = msgspec.json.Decoder(KeptState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +200,8 @@ def _spoken(parts: Sequence[Part], quirks: Quirks, owner: str) -> Iterator[Json]
 
 
 def _kept(parts: Sequence[Part], owner: str) -> list[SignedText | SignedCall]:
-    try:
-        state = own_state(parts, DIALECT, owner)
-        return msgspec.json.decode(state, type=KeptState).signed if state else []
-    except ValueError:
-        return []
+    state = own_state(parts, DIALECT, owner, _STATE)
+    return [] if state is None else state.signed
 
 
 def _text(text: str) -> Json:

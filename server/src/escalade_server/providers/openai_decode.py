@@ -198,6 +198,8 @@ class OpenAIDecoder(AnswerDecoder):
         call = self._calls.get(index)
         # Another id under the same index is another call: some servers number them all 0.
         if call is None or (piece.id and call.id and piece.id != call.id):
+            if not self._has_room(len(self._slots)):
+                return
             slot = max(self._slots) + 1 if index in self._slots else index
             self._slots.add(slot)
             call = self._calls[index] = _Call(slot)
@@ -220,7 +222,9 @@ class OpenAIDecoder(AnswerDecoder):
         return max(last, 0)
 
     def _ends(self, reason: str | None, error: Raw) -> None:
-        """Take a finish reason, or the error of a choice."""
+        """Take a finish reason, or the error of a choice, unless what came with it broke it."""
+        if self._failure is not None:
+            return
         if error != NULL:
             self._fail(b'{"error":' + bytes(error) + b"}")
         elif reason in _BREAKS:

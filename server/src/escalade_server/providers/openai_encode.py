@@ -51,6 +51,9 @@ class KeptState(msgspec.Struct):
     reasoning_content: str
 
 
+_STATE: Final = msgspec.json.Decoder(KeptState)
+
+
 def body(request: Request, candidate: Candidate) -> bytes:
     """Encode the body of a streamed call; the output bound is always in it (R13).
 
@@ -125,11 +128,8 @@ def _assistant(parts: Sequence[Part], quirks: Quirks, owner: str) -> Json:
 
 
 def _kept(parts: Sequence[Part], owner: str) -> str:
-    try:
-        kept = own_state(parts, DIALECT, owner)
-        return msgspec.json.decode(kept, type=KeptState).reasoning_content if kept else ""
-    except ValueError:
-        return ""
+    state = own_state(parts, DIALECT, owner, _STATE)
+    return "" if state is None else state.reasoning_content
 
 
 def _content(parts: Sequence[Text | Image], quirks: Quirks) -> str | list[Json]:

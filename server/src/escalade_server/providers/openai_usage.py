@@ -63,6 +63,6 @@ def read_cost_nanos(raw: bytes) -> int | None:
         cost = _COST.decode(raw).cost
     except ValueError:
         return None
-    if cost is None or not 0 <= cost <= _COST_USD_MAX:
+    if cost is None or not cost.is_finite() or not 0 <= cost <= _COST_USD_MAX:
         return None
     return int((cost * NANOS_PER_USD).to_integral_value(ROUND_CEILING))

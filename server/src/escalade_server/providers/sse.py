@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from escalade_server.providers import utf8
+
 LINE_BYTES_MAX: Final = 1 << 20
 EVENT_BYTES_MAX: Final = 2 << 20
 """Fifty calls at once may hold so much each (U15 names 4 MiB as what must be cut)."""
@@ -19,8 +21,6 @@ NOISE_BYTES_MAX: Final = 64 << 10
 
 _OF_A_LINE: Final = 32
 """Bytes that each further line of an event counts for besides its own: it costs time (U15)."""
-_BOM: Final = b"\xef\xbb\xbf"
-_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _COLON: Final = ord(":")
 _DROPPED: Final = frozenset({b"event", b"id", b"retry"})
 
@@ -121,11 +121,11 @@ class SseDecoder:
         if self._at_start:
             chunk = bytes(self._line) + chunk
             self._line.clear()
-            if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
+            if len(chunk) < len(utf8.BOM) and utf8.BOM.startswith(chunk):
                 self._line += chunk
                 return b""
             self._at_start = False
-            chunk = chunk.removeprefix(_BOM)
+            chunk = chunk.removeprefix(utf8.BOM)
         if self._after_cr and chunk:
             # The CR has ended its line already; an LF after it is the other half of that end.
             chunk = chunk.removeprefix(b"\n")
@@ -139,7 +139,7 @@ class SseDecoder:
         """Take a block of whole lines; frames of one `data: ` line go the short way."""
         if self._is_broken:
             return
-        if len(block) > self.line_bytes_max or not _is_utf8(block):
+        if len(block) > self.line_bytes_max or not utf8.is_valid(block):
             self._take_each(block, out)
             return
         frames = block.split(b"\n\n")
@@ -180,8 +180,9 @@ class SseDecoder:
         if size > self.line_bytes_max:
             self._violate(SseViolation.LINE_TOO_LONG)
             return
-        if not _is_utf8(line):
-            line = self._replace(line)
+        if not utf8.is_valid(line):
+            line, replaced = utf8.mended(line)
+            self.replaced += replaced
         if line[0] == _COLON:
             self.comments += 1
             self._heard_noise(size)
@@ -209,12 +210,6 @@ class SseDecoder:
         if len(self._line) > self.line_bytes_max:
             self._violate(SseViolation.LINE_TOO_LONG)
 
-    def _replace(self, line: bytes) -> bytes:
-        text = line.decode(errors="replace")
-        # U+FFFD that the provider itself wrote is not counted.
-        self.replaced += text.count(_REPLACEMENT) - line.count(_REPLACEMENT.encode())
-        return text.encode()
-
     @property
     def _is_broken(self) -> bool:
         return self.violation is not None
@@ -223,13 +218,3 @@ class SseDecoder:
         self.violation = violation
         self._line.clear()
         self._data.clear()
-
-
-def _is_utf8(block: bytes) -> bool:
-    if block.isascii():
-        return True
-    try:
-        block.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
