@@ -37,6 +37,7 @@ RULES = (
     ("AsyncClient", "Client"),
     ("AsyncStream", "Stream"),
     ("AsyncChannels", "Channels"),
+    ("AsyncOperations", "Operations"),
     ("AsyncRoute", "Route"),
     ("AsyncChoice", "Choice"),
     ("AsyncOpenAttempt", "OpenAttempt"),

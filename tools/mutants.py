@@ -94,7 +94,7 @@ MUTANTS = (
         "            self._aftermath.book(live, settlement.NOT_SENT, status, self._now, "
         "self._out)\n            return\n",
         "            return\n",
-        ("tests/core/test_cascade_limits.py",),
+        ("tests/core/test_cascade_endings.py",),
     ),
     Mutant(
         "free-only ignored",

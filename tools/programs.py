@@ -10,6 +10,7 @@ import sys
 
 NAMES = {
     "redis-server": ("redis-server",),
+    "prometheus": ("prometheus",),
     "chromium": ("chromium", "chromium-browser", "google-chrome", "chrome"),
 }
 """By Debian package: the names under which a program may be on the PATH."""

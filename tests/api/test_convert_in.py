@@ -17,6 +17,7 @@ from escalade_server.api.convert_in import Asked, request_from_proto
 from escalade_server.api.findings import json_depth
 from escalade_server.api.status import Refusal, RefusedError
 from escalade_server.core.gates import Demands, Gate, OnUnmet, Wish
+from escalade_server.core.session import Evidence, EvidenceKind
 from escalade_server.core.task import (
     Constraints,
     DataDemand,
@@ -177,6 +178,7 @@ def schema(text: str) -> CompleteRequest:
     return ask(response_format=c.ResponseFormat(json_schema=c.JsonSchemaFormat(schema_json=text)))
 
 
+CUT = e.Evidence(kind=e.EVIDENCE_KIND_OUTPUT_CUT)
 RESULT = c.Part(tool_result=c.ToolResult(tool_call_id="c9", text="?"))
 WRONG = [
     (CompleteRequest(), "messages"),
@@ -204,6 +206,13 @@ WRONG = [
     (task(capabilities=[""]), "task.capabilities[0]"),
     (task(labels={"a\nb": "x"}), "task.labels"),
     (task(labels={"a": "x\x00"}), "task.labels[a]"),
+    (task(session_id="a b"), "task.session_id"),
+    (task(session_id="s" * 129), "task.session_id"),
+    (task(evidence=[CUT]), "task.evidence"),
+    (task(session_id="s", evidence=[CUT] * 17), "task.evidence"),
+    (task(session_id="s", evidence=[e.Evidence(signal_id="x")]), "task.evidence[0].kind"),
+    (task(session_id="s", evidence=[e.Evidence(kind=1, signal_id="x" * 257)]),  # type: ignore[arg-type]
+     "task.evidence[0].signal_id"),
     (limits(lowest_layer="plan", highest_layer="free"), "constraints.lowest_layer"),
     (limits(spend_limit_nano_usd=-1), "constraints.spend_limit_nano_usd"),
     (limits(timeout=Duration()), "constraints.timeout"),
@@ -268,8 +277,7 @@ def test_r31_a_plan_is_asked_of_route() -> None:
 
 
 UNBUILT = [
-    (task(session_id="s"), "task.session_id"),
-    (task(evidence=[e.Evidence(kind=e.EVIDENCE_KIND_OUTPUT_CUT)]), "task.evidence"),
+    (task(session_id="s", evidence=[e.Evidence(kind=9)]), "task.evidence[0].kind = 9"),  # type: ignore[arg-type]
     (task(data_demand=9), "task.data_demand = 9"),
     (ask(quality=c.QualityDemands(gates=[99])), "quality.gates[0] = 99"),  # type: ignore[list-item]
     (ask(quality=c.QualityDemands(on_unmet=9)), "quality.on_unmet = 9"),  # type: ignore[arg-type]
@@ -293,6 +301,20 @@ def test_what_is_not_built_is_refused_by_name(wire: CompleteRequest, name: str) 
 
     assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
     assert name in refusal.message
+
+
+def test_sessions_and_evidence_are_taken() -> None:
+    kinds = {kind.name: kind for kind in EvidenceKind}
+    signs = [
+        e.Evidence(kind=e.EvidenceKind.Value(f"EVIDENCE_KIND_{n}"), signal_id="é/1") for n in kinds
+    ]
+    made = convert(task(session_id="run-1", evidence=signs)).request.task
+
+    assert made.session_id == "run-1"
+    assert made.evidence == tuple(Evidence(kind, "é/1") for kind in kinds.values())
+    assert set(e.EvidenceKind.keys()) == {
+        f"EVIDENCE_KIND_{name}" for name in ("UNSPECIFIED", *kinds)
+    }
 
 
 def test_demands_on_quality_are_taken() -> None:

@@ -162,6 +162,7 @@ async def test_a_mistake_in_a_unary_call_leaks_nothing() -> None:
 UNARY = {
     "GetUsageReport": o.GetUsageReportRequest(),
     "SetModelState": o.SetModelStateRequest(),
+    "GetTrace": o.GetTraceRequest(request_id="r"),
 }
 
 

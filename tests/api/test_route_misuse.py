@@ -135,7 +135,10 @@ async def test_a_wrong_later_message_ends_the_task_and_books_the_reserve(
 
 
 UNBUILT = [
-    (RouteRequest(task=e.Task(session_id="s")), "task.session_id"),
+    (
+        RouteRequest(task=e.Task(session_id="s", evidence=[e.Evidence(kind=9)])),  # type: ignore[arg-type]
+        "task.evidence[0].kind = 9",
+    ),
     (paid(features=[9]), "features[0] = 9"),
 ]
 

@@ -110,7 +110,7 @@ def test_an_agent_sees_its_own_waiters_oldest_first_and_with_their_places(
     agent: str | None, names: list[str]
 ) -> None:
     crowd = (waiter("a", "y", 20), waiter("b", "z", 30), waiter("a", "x", 10))
-    shown = waiters_to_proto(crowd, agent)
+    shown = waiters_to_proto([crowd], agent)
 
     assert [one.request_id for one in shown] == names
     assert {one.request_id: one.position for one in shown} == {

@@ -125,7 +125,8 @@ async def test_from_now_on_and_again_from_a_cursor() -> None:
     async with world() as w:
         await w.publish(*reports(3))
         call = w.watch()
-        await w.watching(1)
+        begin = await call.read()
+        assert not begin.entries
         await w.publish(*reports(4, 3))
         first = await call.read()
         assert [entry.report_ready.day for entry in first.entries] == numbered(4, 3)[
@@ -133,6 +134,7 @@ async def test_from_now_on_and_again_from_a_cursor() -> None:
         ]
         second = w.watch(first.entries[0].cursor)
         assert await days(second, 3) == numbered(3, 4)
+        assert await days(w.watch(begin.cursor), 4) == numbered(4, 3)
         third = w.watch(first.entries[0].cursor.partition(".")[0] + ".0")
         assert await days(third, 7) == numbered(7)
 
@@ -140,7 +142,7 @@ async def test_from_now_on_and_again_from_a_cursor() -> None:
 async def test_a_watch_outlives_the_server(tmp_path: Path) -> None:
     async with world(tmp_path / "s.db") as w:
         call = w.watch()
-        await w.watching(1)
+        await call.read()
         await w.publish(*reports(1))
         cursor = (await call.read()).cursor
         await w.publish(*reports(5, 1))
@@ -254,6 +256,7 @@ async def test_no_news_are_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(watch_module, "LIFE_S", 0.05)
     async with world() as w:
         call = w.watch()
+        await call.read()
         life = await call.read()
         assert not life.entries
         await w.publish(*reports(1))

@@ -189,6 +189,7 @@ def failed(reason: ErrorReason, *, retry_at_ms: int | None = None, detail: str =
 class FakeRun:
     request: Request
     caller: Caller
+    task_id: str = "0" * 31 + "7"
     left: asyncio.Event = field(default_factory=asyncio.Event)
     left_count: int = 0
     works: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -246,6 +247,9 @@ class FakeEngine:
 
     def resumed(self, request: Request, origin: Origin, token: str) -> tuple[Request, Origin]:
         raise ResumeTokenError(f"{token} was given for another request")
+
+    async def recalled(self, request: Request) -> Request:
+        return request
 
     def start(self, request: Request, caller: Caller, origin: Origin = NOWHERE) -> FakeRun:
         if self.start_error is not None:

@@ -18,8 +18,8 @@ OutcomeConflict Part Plan ProtocolViolation ProviderState QualityDemands Quality
 Reasoning ReasoningDelta ReasoningEffort Reconnected RequestInProgress RequestInvalid
 RequestRejected RequestTooLarge ReservationUnknown ResponseFormat ResumeTokenInvalid Retracted
 Role RoleRequired Route Sampling Selected ServerBusy ServiceBug Skip Snapshot StatusError Stream
-StreamCut Task Text TextDelta Tls TooManyWaiters Tool ToolCall ToolMode ToolResult Transport
-TransportError TriggerNotMet Unreachable Usage UsageError Violation Waiting
+StreamCut Task Text TextDelta Tls TooManyWaiters Tool ToolCall ToolMode ToolResult TraceUnknown
+Transport TransportError TriggerNotMet Unreachable Usage UsageError Violation Waiting
 """
 TESTING = """
 Call Cut Pause Refused Reply RouteCall RouteScript Server Step answer assessed cut_by_proxy

@@ -50,6 +50,7 @@ async def test_d1_tokens_come_and_go_while_the_server_runs(tmp_path: Path) -> No
     log = io.StringIO()
     async with simulated() as simulator:
         told = with_agents(tmp_path, simulator.provider_url("openai"), "  alice: {}\n")
+        told = replace(told, log_level="debug")
         async with serving(told, log) as running:
             assert running.nobody_known
             async with client(running.target) as nobody:

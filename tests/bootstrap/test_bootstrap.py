@@ -104,7 +104,7 @@ async def test_it_serves_and_stops_in_order(tmp_path: Path) -> None:
     logged = events(log)
     assert logged[0] == "strategy.loaded"
     assert "ledger.new" in logged
-    assert logged[-4:] == ["server.started", "task.finished", "server.draining", "server.stopped"]
+    assert logged[-3:] == ["server.started", "server.draining", "server.stopped"]
     assert running.engine.running == 0
 
 

@@ -10,6 +10,7 @@ import pytest
 import escalade
 from escalade_server.bootstrap import Running, StartError
 from escalade_server.bootstrap.doctor import Mark, Patient, _store
+from escalade_server.stores import redis_versions
 from escalade_server.stores.redis import RedisStore
 from tests.bootstrap.test_bootstrap import NOBODY, options, serving, simulated
 from tests.stores.servers import serving as redis_serving
@@ -31,7 +32,7 @@ async def test_two_servers_share_one_quota(kind: str, tmp_path: Path) -> None:
     log = io.StringIO()
     keeping = ("--appendonly", "yes", "--appendfsync", "always", "--requirepass", "hush")
     with redis_serving(kind, tmp_path, *keeping) as redis:
-        state = f"redis://:hush@127.0.0.1:{redis.port}/0"
+        state = f"redis://:hush@127.0.0.1:{redis.port}/0?deadline_ms=20000"
         async with simulated() as simulator:
             told = options(tmp_path, simulator.provider_url("openai"), state=state)
             five_a_day(Path(told.strategy))
@@ -50,16 +51,17 @@ async def test_two_servers_share_one_quota(kind: str, tmp_path: Path) -> None:
                 assert repeated.value.reason == "ALREADY_ANSWERED"
                 await first.complete("Three.")
 
+                # What is left of a free model's quota is shared out while Redis is gone: 1 each.
                 redis.stop()
-                with pytest.raises(escalade.StatusError) as gone:
-                    await first.complete("Four.", timeout=60)
-                assert gone.value.reason == "LEDGER_UNAVAILABLE"
+                for client in (first, second):
+                    await client.complete("Four, five.", timeout=60)
+                    with pytest.raises(escalade.StatusError) as gone:
+                        await client.complete("Six.", timeout=60)
+                    assert gone.value.reason == "LEDGER_UNAVAILABLE"
                 redis.start()
                 async with asyncio.timeout(30):
                     while log.getvalue().count("ledger.mended") < 2:  # noqa: ASYNC110
                         await asyncio.sleep(0.05)
-                for client in (first, second):
-                    await client.complete("Five, six.")
                 for client in (first, second):
                     with pytest.raises(escalade.StatusError) as full:
                         await client.complete("Seven.", timeout=60)
@@ -93,12 +95,22 @@ async def test_what_cannot_be_used_is_refused_without_its_password(
     assert "hush" not in str(refused.value)
 
 
-async def test_the_doctor_looks_at_redis(tmp_path: Path) -> None:
+async def test_the_doctor_looks_at_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with redis_serving("valkey", tmp_path) as redis:
-        patient = Patient(None, redis.url, None, 0, 0.0, None, None)
+        patient = Patient(None, f"{redis.url}?deadline_ms=20000", None, 0, 0.0, None, None)
         well = await _store(patient, None)
+        with monkeypatch.context() as patch:
+            patch.setitem(redis_versions.MENDED, "Valkey", ((99, 0, 1),))  # type: ignore[arg-type]
+            old = await _store(patient, None)
+            log = io.StringIO()
+            async with serving(options(tmp_path, NOBODY, state=redis.url), log):
+                pass
         redis.say("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
         ill = await _store(patient, None)
     gone = await _store(patient, None)
     assert [found.mark for found in (well, ill, gone)] == [Mark.OK, Mark.FAILED, Mark.FAILED]
     assert "noeviction" in ill.detail
+    assert old.mark is Mark.WARNING
+    for told in (old.detail, log.getvalue()):
+        assert "mended in 99.0.1" in told
+    assert "ledger.outdated" in log.getvalue()

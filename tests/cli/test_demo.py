@@ -28,7 +28,7 @@ from escalade.v1.operations_service_pb2 import (
     LayerStatus,
     ModelStatus,
 )
-from escalade_server.cli import demo_panel
+from escalade_server.cli import panel
 from escalade_server.cli.demo import STRATEGY
 from escalade_server.cli.demo_before import before
 from escalade_server.cli.demo_books import Account, Books, audit
@@ -270,7 +270,7 @@ def test_the_panel_fits_its_terminal_and_shows_the_tightest_quota(width: int) ->
     )
     out = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     with out.file:
-        out.print(demo_panel.bars(status, out))
+        out.print(panel.bars(status, out))
     lines = out.export_text().splitlines()
     assert len(lines) == 4
     assert all(len(line) <= width for line in lines)

@@ -4,7 +4,8 @@ import pytest
 
 from escalade.v1 import escalation_pb2 as e
 from escalade.v1.operations_service_pb2 import FeedEntry
-from escalade_server.cli.watch import KINDS, _line
+from escalade_server.cli.feed import line as _line
+from escalade_server.cli.watch import KINDS
 
 MINI = e.ModelRef(layer="free", provider="openai", account="a", model="mini")
 

@@ -5,76 +5,18 @@ from typing import NamedTuple
 
 import pytest
 
-from escalade_server.core.catalog import Catalog
-from escalade_server.core.commands import Announce, Deliver, End, Reserve, Settle
-from escalade_server.core.events import (
-    ChunkArrived,
-    OutcomeReported,
-    ReasoningDelta,
-    Settled,
-    SettleFailed,
-    ToolCallDelta,
-)
-from escalade_server.core.facts import (
-    ErrorReason,
-    Escalated,
-    EscalationKind,
-    EscalationReason,
-    Finished,
-    Selected,
-)
+from escalade_server.core.commands import Deliver, Reserve, Settle
+from escalade_server.core.events import ChunkArrived, OutcomeReported, ReasoningDelta, ToolCallDelta
+from escalade_server.core.facts import ErrorReason, Escalated, EscalationReason, Finished, Selected
 from escalade_server.core.failure import FailureClass
 from escalade_server.core.gates import Demands, Gate, OnUnmet, Quality, Wish
-from escalade_server.core.rules import Rules
-from escalade_server.core.task import (
-    Delivery,
-    FinishReason,
-    FormatKind,
-    OnInterruption,
-    Request,
-    ResponseFormat,
-    Task,
-    Text,
-    Tool,
-    Usage,
-)
+from escalade_server.core.task import Delivery, FinishReason, Task, Text, Usage
 from escalade_server.core.trace import AttemptStatus
-from tests.core.builders import request, three_layers
-from tests.core.play import Play, full
+from tests.core.builders import request
+from tests.core.gated import DELIVER, WORDS, delivered, play, settle, strategy
+from tests.core.play import Play
 
-WORDS = Demands(frozenset({Gate.PATTERN}), literals=("good",))
 LONG = Demands(frozenset({Gate.TOO_SHORT}), shortest_characters=3)
-DELIVER = Quality(WORDS, on_unmet=OnUnmet.DELIVER)
-
-
-def strategy(quality: Quality) -> Catalog:
-    return three_layers(Rules(quality=quality))
-
-
-def play(cat: Catalog, *answers: str | FailureClass, req: Request | None = None) -> Play:
-    """Answer each attempt in turn: with a text, in two reads, or with a failure."""
-    game = Play(cat, req or request())
-    game.start()
-    for answer in answers:
-        game.grant()
-        if isinstance(answer, str):
-            game.says(answer[:2])
-            game.says(answer[2:])
-            game.finishes()
-        else:
-            game.fails(answer)
-    return game
-
-
-def settle(game: Play) -> Play:
-    """Make every settlement durable, in order."""
-    for order in [order for order in game.log if isinstance(order, Settle)]:
-        game.feed(Settled(order.attempt, game.standing))
-    return game
-
-
-def delivered(game: Play) -> list[int]:
-    return [order.attempt for order in game.log if isinstance(order, Deliver)]
 
 
 class Case(NamedTuple):
@@ -197,105 +139,6 @@ def test_without_a_gate_nothing_is_held() -> None:
 
     assert [order for order in game.says("Hi") if isinstance(order, Deliver)]
     assert game.told(Selected)[0].held_by == ()
-
-
-JSON = ResponseFormat(FormatKind.JSON)
-SCHEMA = ResponseFormat(FormatKind.JSON_SCHEMA, "s", "{}")
-HELD = [
-    (Gate.EMPTY, {}, False),
-    (Gate.REFUSAL, {}, True),
-    (Gate.INVALID_JSON, {}, False),
-    (Gate.INVALID_JSON, {"response_format": JSON}, True),
-    (Gate.JSON_SCHEMA, {"response_format": JSON}, False),
-    (Gate.JSON_SCHEMA, {"response_format": SCHEMA}, True),
-    (Gate.TOOL_CALL, {}, False),
-    (Gate.TOOL_CALL, {"tools": (Tool("f", "", "{}"),)}, True),
-    (Gate.TOO_SHORT, {}, False),
-    (Gate.PATTERN, {}, False),
-    (Gate.TRUNCATED, {}, False),
-    (Gate.TRUNCATED, {"output_tokens_max": 999}, False),
-    (Gate.TRUNCATED, {"output_tokens_max": 1_001}, True),
-]
-
-
-@pytest.mark.parametrize(("gate", "asked", "held"), HELD)
-def test_a_gate_holds_only_where_it_can_fail(
-    gate: Gate,
-    asked: dict[str, object],
-    held: bool,  # noqa: FBT001 - a table's column
-) -> None:
-    cat = strategy(Quality(Demands(frozenset({gate}))))
-    cut = tuple(
-        replace(layer, models=tuple(replace(m, output_tokens_max=1_000) for m in layer.models))
-        for layer in cat.layers
-    )
-    rules = replace(cat.rules, output_tokens_default=1_000)
-    cat = replace(cat, layers=cut, rules=rules)
-    game = Play(cat, replace(request(), **asked))  # type: ignore[arg-type]
-    game.start()
-    game.grant()
-
-    assert game.told(Selected)[0].held_by == ((gate,) if held else ())
-
-
-def test_what_stands_in_is_announced_as_a_way_down_and_only_when_it_is_durable() -> None:
-    game = play(strategy(DELIVER), "bad", *[FailureClass.OUTAGE] * 3)
-    assert game.outcome is None
-    assert not delivered(game)
-    first, *_, second = [c for c in game.log if isinstance(c, Settle) and c.attempt == 1]
-    assert replace(second, figures=None) == first, "it books what it was booked with"
-
-    game.feed(Settled(1, game.standing))
-    assert game.outcome is None, "one of its two settlements may be the first"
-    orders = game.feed(Settled(1, game.standing))
-    assert [type(order) for order in orders] == [Announce, Deliver, End]
-    last = game.told(Escalated)[-1]
-    assert (last.from_layer, last.to_layer) == ("premium", "free")
-    assert (last.reason, last.kind) == (EscalationReason.DOWNGRADE, EscalationKind.DOWNGRADE)
-    assert game.finished.report.layer_path == ("free", "budget", "premium", "free")
-    assert "answered by mini, although it failed (was bad)" in game.finished.report.story
-
-
-def test_what_cannot_be_marked_does_not_stand_in() -> None:
-    game = play(strategy(replace(DELIVER, escalations_max=0)), "bad")
-    game.feed(SettleFailed(1, "disk full"))
-
-    assert game.failed.reason is ErrorReason.LEDGER_UNAVAILABLE
-    assert not delivered(game)
-
-
-def test_the_next_layer_exhausted_is_not_waited_for() -> None:
-    empty = full("nanos/month:glm", "nanos/month:m2", "nanos/month:premium", spent=10**10)
-    game = Play(strategy(Quality(WORDS)), request())
-    game.start(empty)
-    game.grant()
-    game.says("bad")
-    game.finishes()
-
-    assert game.failed.reason is ErrorReason.QUALITY_NOT_MET
-
-
-def test_text_that_broke_under_fail_is_never_followed_by_what_stands_in() -> None:
-    quality = Quality(by_layer={"free": WORDS}, on_unmet=OnUnmet.DELIVER)
-    asked = replace(request(), on_interruption=OnInterruption.FAIL)
-    game = play(strategy(quality), "bad", req=asked)
-    game.grant()
-    game.says("half")
-    game.fails(FailureClass.OUTAGE)
-
-    assert game.failed.reason is ErrorReason.INTERRUPTED
-    assert delivered(game) == [2]
-
-
-def test_a_break_under_a_gate_is_no_interruption() -> None:
-    game = Play(strategy(Quality(WORDS)), replace(request(), on_interruption=OnInterruption.FAIL))
-    game.start()
-    game.grant()
-    game.says("half")
-    game.fails(FailureClass.OUTAGE)
-    game.grant()
-
-    assert game.told(Selected)[-1].attempt == 2
 
 
 class Refuses(NamedTuple):

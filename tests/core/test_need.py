@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from escalade_server.core.catalog import Counter, CounterScope, Period, Unit
+from escalade_server.core.catalog import Catalog, Counter, CounterScope, Period, Unit
 from escalade_server.core.money import worst_cost_nanos
 from escalade_server.core.need import IMAGE_TOKENS_BOUND, INPUT_TOKENS_UNSTATED, layer_index
 from escalade_server.core.task import (
@@ -20,7 +20,7 @@ from escalade_server.core.task import (
     Text,
     Tool,
 )
-from tests.core.builders import PRICE, model, request, three_layers
+from tests.core.builders import PRICE, catalog, model, request, three_layers
 from tests.core.parts import need
 
 
@@ -161,3 +161,22 @@ def test_stated_features_stand_beside_those_that_show() -> None:
 
     assert need(req=stated).features == {Feature.IMAGES}
     assert need(req=both).features == {Feature.IMAGES, Feature.TOOLS}
+
+
+def test_r2_models_that_match_come_first_each_group_in_file_order() -> None:
+    models = (
+        model("a/1"),
+        model("a/2", capabilities=("parsing",)),
+        model("a/3"),
+        model("a/4", capabilities=("parsing", "x")),
+    )
+    strategy = catalog(("only", models, ()), ("next", models, ()))
+
+    assert order(strategy, Task(type="parse")) == ["2", "4", "1", "3"] * 2
+    assert order(strategy, Task(type="whatever")) == ["1", "2", "3", "4"] * 2
+    assert order(strategy, Task(type="debug")) == ["1", "2", "3", "4"] * 2
+    assert order(strategy, Task(capabilities=("x", "parsing"))) == ["4", "1", "2", "3"] * 2
+
+
+def order(strategy: Catalog, task: Task) -> list[str]:
+    return [m.id for models in need(strategy, request(task=task)).ranks for m in models]

@@ -5,7 +5,6 @@ import pytest
 from escalade_server.core.absence import Absence, AbsenceKind
 from escalade_server.core.catalog import (
     Billing,
-    Catalog,
     Counter,
     CounterScope,
     DataPolicy,
@@ -13,7 +12,6 @@ from escalade_server.core.catalog import (
     Period,
     Unit,
 )
-from escalade_server.core.complexity import UNITS_PER_POINT
 from escalade_server.core.experience import Experience
 from escalade_server.core.failure import NEVER_MS, FailureClass
 from escalade_server.core.need import Need
@@ -30,11 +28,9 @@ from escalade_server.core.standing import (
     Verdict,
     VerdictClass,
 )
-from escalade_server.core.survey import Survey, condition_holds, trigger_holds
 from escalade_server.core.task import Constraints, DataDemand, Feature, Task, Tool
-from escalade_server.core.triggers import Comparison, ComplexityTrigger, Condition, LayerTrigger
-from tests.core.builders import DAY, T0, cap, catalog, model, per_day, request, three_layers
-from tests.core.parts import need, one_layer, skip, view
+from tests.core.builders import DAY, T0, cap, model, per_day, request, three_layers
+from tests.core.parts import need, one_layer, view
 
 C, V = Cause, VerdictClass
 TOKENS = Counter("tokens", Unit.TOKENS, Period.MINUTE, 1_000, CounterScope.MODEL, "1,000 tokens")
@@ -277,73 +273,6 @@ def test_p20_the_stores_own_refusal_becomes_a_verdict() -> None:
     assert denied(MINI, DAILY, held_only=True).cause is C.HELD
     assert denied(MINI, DAILY, fits=False).cause is C.NEVER_FITS
     assert refused((), ()) == ()
-
-
-def test_r2_models_that_match_come_first_each_group_in_file_order() -> None:
-    models = (
-        model("a/1"),
-        model("a/2", capabilities=("parsing",)),
-        model("a/3"),
-        model("a/4", capabilities=("parsing", "x")),
-    )
-    strategy = catalog(("only", models, ()), ("next", models, ()))
-
-    assert order(strategy, Task(type="parse")) == ["2", "4", "1", "3"] * 2
-    assert order(strategy, Task(type="whatever")) == ["1", "2", "3", "4"] * 2
-    assert order(strategy, Task(type="debug")) == ["1", "2", "3", "4"] * 2
-    assert order(strategy, Task(capabilities=("x", "parsing"))) == ["4", "1", "2", "3"] * 2
-
-
-def order(strategy: Catalog, task: Task) -> list[str]:
-    return [m.id for models in need(strategy, request(task=task)).ranks for m in models]
-
-
-def out(*verdicts: Verdict) -> Survey:
-    return Survey([], [skip(MINI, each) for each in verdicts])
-
-
-FULL, SPENT, GONE = Verdict(V.RATE), Verdict(V.MONEY), Verdict(V.DOWN)
-TRIED_429 = Verdict(V.TRIED, failure=FailureClass.RATE_SHORT)
-TRIED_402 = Verdict(V.TRIED, failure=FailureClass.BALANCE)
-ANY = {Condition.EXHAUSTED, Condition.ALL_MODELS_UNAVAILABLE}
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "holding"),
-    [
-        ((GONE,), ANY),
-        ((GONE, FULL), ANY | {Condition.RATE_LIMIT_EXCEEDED}),
-        ((GONE, SPENT), ANY | {Condition.BUDGET_EXHAUSTED}),
-        ((TRIED_429,), ANY | {Condition.RATE_LIMIT_EXCEEDED}),
-        ((TRIED_402, TRIED_429), set(Condition)),
-        ((Verdict(V.HELD), Verdict(V.TRIED)), ANY),
-    ],
-)
-def test_r5_conditions_of_a_layer_without_an_ok_model(
-    verdicts: tuple[Verdict, ...], holding: set[Condition]
-) -> None:
-    survey = out(*verdicts)
-
-    assert {c for c in Condition if condition_holds(c, survey)} == holding
-
-
-@pytest.mark.parametrize("condition", Condition)
-def test_r5_no_condition_holds_while_a_model_is_ok(condition: Condition) -> None:
-    survey = Survey([need().candidate(MINI, None)], [skip(MINI, FULL), skip(MINI, SPENT)])
-
-    assert not condition_holds(condition, survey)
-
-
-def test_r6_a_trigger_asks_a_layer_or_the_score() -> None:
-    surveys = {"free": out(FULL)}
-    layer = LayerTrigger("free", Condition.RATE_LIMIT_EXCEEDED, "")
-    above = ComplexityTrigger(Comparison.GT, 8_000_000, "")
-
-    assert trigger_holds(layer, 0, surveys)
-    assert not trigger_holds(layer, 0, {})
-    assert not trigger_holds(replace(layer, condition=Condition.BUDGET_EXHAUSTED), 0, surveys)
-    assert trigger_holds(above, 9 * UNITS_PER_POINT, {})
-    assert not trigger_holds(above, 8 * UNITS_PER_POINT, {})
 
 
 def test_judging_the_reference_strategy_with_nothing_in_the_way() -> None:

@@ -108,7 +108,7 @@ def test_waiting_is_counted_from_the_first_word_to_the_next_look() -> None:
         diary.wait(at)
         diary.go_on(at + 1_000)
     diary.go_on(T0 + 60_000)
-    tally = diary.tally(None)
+    tally = diary.tally(None, T0)
     assert (tally.waits, tally.waited_ms) == (1, 2_000)
 
 

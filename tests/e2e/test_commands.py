@@ -60,6 +60,21 @@ async def test_complete_reads_standard_input_and_prints_json(tmp_path: Path) -> 
         assert not err
 
 
+async def test_complete_tells_a_step_of_a_session_and_its_evidence(tmp_path: Path) -> None:
+    async with world(tmp_path, reference(1)) as made:
+        step = ("complete", "--target", made.target, "--json", "--task-type", "parse")
+        step += ("--session", "run-1")
+        code, out, err = await command(*step, "--evidence", "failed_check=test_a", "Go.")
+        assert code == 0, err
+        answer = json.loads(out)
+        assert [e["reason"] for e in answer["escalations"]] == ["EVIDENCE"]
+        assert "a check of the caller failed in the session" in answer["story"]
+        code, _, err = await command(*step, "--evidence", "bad_mood", "Go.")
+        assert code != 0
+        assert "bad_mood" in err
+        assert "failed_check" in err
+
+
 async def test_status_shows_what_was_used(tmp_path: Path) -> None:
     async with world(tmp_path, reference(1)) as made:
         async with escalade.AsyncClient(made.target) as client:

@@ -25,7 +25,7 @@ from escalade_server.strategy.load import loads
 
 STRATEGIES = Path(__file__).resolve().parents[1] / "strategies"
 COMMAND = Path(sys.executable).with_name("escalade")
-START_S = 30.0
+START_S = 90.0
 STOP_S = 20.0
 KEY_NAME = "SIMULATED_KEY"
 
@@ -44,6 +44,7 @@ class World:
     grace: str = "5s"
     asked: bool = False
     expected_exit: int = 0
+    options: Sequence[str] = ()
 
     def account(self, provider: str, model: str) -> Account:
         """Look up what a provider counted for a model, named as in the strategy."""
@@ -71,7 +72,8 @@ class World:
     async def start_again(self) -> None:
         """Start the server anew on the same strategy and state."""
         assert self.process.returncode is not None
-        self.process, self.started = await launch(self.log.parent, self.grace)
+        folder = self.log.parent
+        self.process, self.started = await launch(folder, self.grace, options=self.options)
         self.target = str(self.started["target"])
         self.asked = False
 
@@ -111,14 +113,17 @@ def pointed_at(strategy: str, catalog: Catalog, simulator: Simulator) -> str:
 
 
 async def launch(
-    folder: Path, grace: str, command: Sequence[str | Path] = (COMMAND,)
+    folder: Path,
+    grace: str,
+    command: Sequence[str | Path] = (COMMAND,),
+    options: Sequence[str] = (),
 ) -> tuple[asyncio.subprocess.Process, dict[str, object]]:
     """Start a server on the strategy and the state of a folder; answer what it says when ready."""
     log = folder / "log.jsonl"
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
             *command, "serve", "--strategy", folder / "strategy.yaml", "--listen", "127.0.0.1:0",
-            "--state", folder / "state.sqlite3", "--grace", grace, "--json",
+            "--state", folder / "state.sqlite3", "--grace", grace, "--json", *options,
             stdout=asyncio.subprocess.PIPE, stderr=stderr, env=os.environ | {KEY_NAME: "made-up"},
         )  # fmt: skip
     try:
@@ -140,17 +145,24 @@ async def world(
     scripts: Mapping[str, ModelScript] | None = None,
     grace: str = "5s",
     command: Sequence[str | Path] = (COMMAND,),
+    options: Sequence[str] = (),
 ) -> AsyncIterator[World]:
-    """Serve a strategy over providers that do what is scripted; ends with an orderly stop."""
+    """Serve a strategy over providers that do what is scripted; ends with an orderly stop.
+
+    ``options`` are further ones of ``serve``.
+    """
     catalog = loads(strategy, environ={}, assume_keys=True).catalog
     simulator = Simulator(scenario_of(catalog, scripts or {}))
     await simulator.start()
     made = None
     try:
         (folder / "strategy.yaml").write_text(pointed_at(strategy, catalog, simulator))
-        process, started = await launch(folder, grace, command)
+        process, started = await launch(folder, grace, command, options)
         log = folder / "log.jsonl"
-        made = World(simulator, catalog, str(started["target"]), started, process, log, grace)
+        made = World(
+            simulator, catalog, str(started["target"]), started, process, log, grace,
+            options=options,
+        )  # fmt: skip
         yield made
         assert await made.stop() == made.expected_exit, log.read_text()[-2_000:]
     finally:

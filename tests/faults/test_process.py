@@ -266,8 +266,8 @@ async def test_work_that_dies_is_started_again_and_missed_after_three_deaths() -
         deaths.append(error)
         return ""
 
-    async def told(*, serving: bool) -> None:
-        ready.append((loop.time(), serving))
+    async def told(*, well: bool) -> None:
+        ready.append((loop.time(), well))
 
     async def work() -> None:
         nonlocal lives

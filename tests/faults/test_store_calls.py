@@ -23,6 +23,7 @@ from escalade_server.engine.calendar import Calendar
 from escalade_server.provider_simulator import Fault, FaultKind, ModelScript
 from escalade_server.stores import sqlite
 from escalade_server.stores.books import Books
+from escalade_server.stores.crew import Crew
 from escalade_server.stores.rows import State
 from escalade_server.stores.sqlite import SqliteStore
 from tests.api.world import Told
@@ -66,8 +67,9 @@ class FaultyBooks(Books):
         calendar: Callable[[catalog.Counter, int], Window],
         now_ms: int,
         zone: str = "UTC",
+        crew: Crew | None = None,
     ) -> None:
-        super().__init__(connection, calendar, now_ms, zone)
+        super().__init__(connection, calendar, now_ms, zone, crew)
         self.fate = fate
 
     def begin(self, ids: Iterable[str], requests: Iterable[tuple[str, str]] = ()) -> None:

@@ -14,8 +14,8 @@ from escalade_server.core.events import Reserved
 from escalade_server.core.task import Basis
 from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.ports import StoreError
-from escalade_server.stores.redis import DEADLINE_S, RedisStore
-from escalade_server.stores.redis_link import place_of
+from escalade_server.stores.redis import RedisStore
+from escalade_server.stores.redis_link import DEADLINE_MS, place_of
 from tests.stores.servers import Server, free_port, serving
 from tests.stores.world import (
     NOW_MS,
@@ -140,7 +140,7 @@ def redis_server(tmp_path: Path) -> Iterator[Server]:
 async def test_a_slow_redis_sheds_within_its_deadline_and_queues_nothing(server: Server) -> None:
     """Whether the scripts ran after all is not known: the release makes that good."""
     told: list[str] = []
-    async with opened(server, DAILY, told=told, deadline_s=DEADLINE_S) as store:
+    async with opened(server, DAILY, told=told, deadline_s=DEADLINE_MS / 1_000) as store:
         loop = asyncio.get_running_loop()
         server.pause()
         begun = loop.time()
@@ -152,11 +152,10 @@ async def test_a_slow_redis_sheds_within_its_deadline_and_queues_nothing(server:
         at_once_s = loop.time() - later
         assert {type(answer) for answer in answers} == {StoreError}
         # One deadline for all of them, not one after the other; then none at all.
-        assert later - begun < 40 * DEADLINE_S / 4
+        assert later - begun < 10 * DEADLINE_MS / 1_000
         assert at_once_s < (later - begun) / 2
         for n in range(40):
-            with pytest.raises(StoreError):
-                await store.settle(settle(f"n{n}", 0, 0, 0, Basis.NONE), NOW_MS)
+            await store.settle(settle(f"n{n}", 0, 0, 0, Basis.NONE), NOW_MS)
         server.resume()
         await until(lambda: told[-1] == "")
         assert figures(store) == [(0, 0)]

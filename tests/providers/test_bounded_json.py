@@ -71,3 +71,12 @@ def test_the_short_way_says_the_same_of_all_that_is_json(
             except ValueError:
                 continue
             assert alike.is_sound(frame.encode()) == is_sound(frame.encode()), frame
+
+
+@pytest.mark.parametrize("frame", [b"", b"\0", b"\0\0", b'{"a":"', b'{"a":"\\', b'{"a":"x'])
+def test_what_ends_too_soon_is_not_sound_by_the_short_way(frame: bytes) -> None:
+    alike = Alike()
+    assert not alike.is_sound(frame)
+    assert alike.is_sound(b'{"a":"x"}')
+    assert alike.is_sound(b'{"a":"y"}')
+    assert not alike.is_sound(frame)

@@ -15,6 +15,7 @@ import escalade
 from escalade import _reconnect, testing
 from escalade._reconnect import Road
 from escalade._sync.stream import Run
+from escalade._trace import COMPLETE, CallSpan, current
 from escalade.testing import (
     Cut,
     Pause,
@@ -216,7 +217,9 @@ def test_a_failure_with_a_status_of_success_is_a_failure() -> None:
 
     ends: list[str] = []
     stream = escalade.Stream(
-        lambda _request, _left_s: Run(Odd(), lambda: ends.append("over")),
+        lambda _request, _left_s: Run(
+            Odd(), lambda: ends.append("over"), CallSpan(COMPLETE, "r", current())
+        ),
         router_service_pb2.CompleteRequest(request_id="r"),
         is_own_id=True,
         timeout_s=None,

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from escalade_server.core import breaker, ledger, need, policy, waits
+from escalade_server.core import assess, breaker, ledger, need, policy, session, start, waits
 from escalade_server.core.attempt import Live, Over
 from escalade_server.core.breaker import Breaker
 from escalade_server.core.calling import Calling
+from escalade_server.core.catalog import Catalog, Model
 from escalade_server.core.commands import Announce, Command, Deliver, End, Settle
 from escalade_server.core.events import ChunkArrived, Delta, TextDelta
 from escalade_server.core.facts import Escalated, Failed, Retracted
@@ -210,3 +211,23 @@ def breaker_backs_off_for_minutes(patch: pytest.MonkeyPatch) -> None:
 def circuits_without_effect(patch: pytest.MonkeyPatch) -> None:
     cooldown_ignored(patch)
     late_grant(patch)
+
+
+def session_raised_for_nothing(patch: pytest.MonkeyPatch) -> None:
+    def begin(step: session.Step, room: int) -> session.Turn:
+        return replace(session.begin(step, room), raised=room)
+
+    patch.setattr(start, "begin", begin)
+
+
+def session_beyond_its_limits(patch: pytest.MonkeyPatch) -> None:
+    def step_up(
+        catalog: Catalog, wanted: need.Need, base: int, step: session.Step
+    ) -> tuple[int, session.Turn, tuple[tuple[Model, ...], ...]]:
+        return start.step_up(catalog, replace(wanted, highest=99), base, step)
+
+    patch.setattr(assess, "step_up", step_up)
+
+
+def session_raised_in_silence(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(assess, "note_of", lambda _: "")

@@ -21,7 +21,7 @@ FAILED_ONCE = [
 NEVER_DRAWN = {
     # Of what is not built yet, or not the business of a single task.
     "failed request_invalid", "failed request_in_progress", "failed already_answered",
-    "failed too_many_waiters", "failed draining", "failed bug", "escalated evidence",
+    "failed too_many_waiters", "failed draining", "failed bug",
 }  # fmt: skip
 
 

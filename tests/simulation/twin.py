@@ -1,8 +1,8 @@
 """The asyncio engine in the same world: its commands, to be held against the simulation's."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Sequence
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -23,6 +23,7 @@ from escalade_server.core.events import (
     Reserved,
 )
 from escalade_server.core.facts import Fact, Outcome, Selected
+from escalade_server.core.session import Session
 from escalade_server.core.standing import Standing
 from escalade_server.core.tally import Tally
 from escalade_server.core.task import Delivery, Request
@@ -31,14 +32,17 @@ from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.ports import Kept, Provider, ProviderFailure, Spend, StoreError
 from escalade_server.engine.repeats import Over
+from escalade_server.engine.sessions import Sessions
 from escalade_server.simulation.books import Books
 from escalade_server.simulation.gates import Judge
+from escalade_server.simulation.memory import Memory
 from escalade_server.simulation.script import Fault, Now, Word
 from escalade_server.simulation.store import AGAIN_US, ERROR
 from escalade_server.simulation.worlds import World
 from escalade_server.stores.sqlite import SqliteStore
 from tests.engine.shell import FakeClassifier, FakeObserver, Serial
 
+T = TypeVar("T")
 Line = tuple[int, str, tuple[Command, ...]]
 """Wall ms, task id, what was ordered; steps that order nothing are left out."""
 
@@ -157,6 +161,26 @@ class TwinStore:
             await self.keeper.bench(order, self.clock.now_ms())
 
 
+class TwinSessions:
+    """The simulation's memory, behind the engine's port."""
+
+    def __init__(self) -> None:
+        self._memory = Memory()
+
+    def session(self, key: str, now_ms: int) -> Awaitable[Session | None]:
+        return _done(self._memory.find(key, now_ms))
+
+    def keep_session(self, key: str, agent: str, session: Session, now_ms: int) -> Awaitable[None]:
+        self._memory.put(key, session)
+        return _done(None)
+
+
+def _done(value: T) -> "asyncio.Future[T]":
+    done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    done.set_result(value)
+    return done
+
+
 class TwinProviders:
     """The simulated providers behind the engine's port."""
 
@@ -220,6 +244,16 @@ def _raised(error: Exception) -> str:
     raise AssertionError("the engine made a mistake") from error
 
 
+def _at_once(work: Coroutine[None, None, Request]) -> Request:
+    """Answer what is known without waiting."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        answer: Request = done.value
+        return answer
+    raise AssertionError("a session of this process is known at once")
+
+
 async def play(world: World, patch: pytest.MonkeyPatch, *, sqlite: bool = False) -> list[Line]:
     """Run a world through the engine; answer every step that ordered something."""
     lines: list[Line] = []
@@ -244,9 +278,11 @@ async def play(world: World, patch: pytest.MonkeyPatch, *, sqlite: bool = False)
         providers=TwinProviders(world, clock), clock=clock, entropy=Serial(),
         observer=FakeObserver(), classifier=FakeClassifier(),
         checker=TwinChecker(world.seed), mistakes=_raised,
+        sessions=Sessions(TwinSessions(), clock, "simulated"),
     )  # fmt: skip
 
     def start(request: Request, leaves_after_us: int | None) -> None:
+        request = _at_once(engine.recalled(request))
         caller = TwinCaller(world, clock, request)
         task = caller.run = engine.start(request, caller)
         if leaves_after_us is not None:

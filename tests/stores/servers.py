@@ -49,6 +49,11 @@ class Server:
             "--dir", str(self.folder), *self.settings,
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.await_answer()
+
+    def await_answer(self) -> None:
+        """Wait until it answers."""
+        assert self.process is not None
         end = time.monotonic() + BEGIN_S
         while time.monotonic() < end:
             assert self.process.poll() is None, f"{self.kind} ended with {self.process.returncode}"

@@ -16,6 +16,7 @@ from escalade_server.engine.ports import Booking, Store
 from escalade_server.stores.schema import MIGRATIONS, migrate
 from tests.stores.world import (
     KEEPING,
+    LEASED,
     NOW_MS,
     State,
     candidate,
@@ -30,14 +31,14 @@ FIGURES = Figures(Usage(12, 34, 5, 6, 7), 8_000, 7_000, NOW_MS - 50, NOW_MS)
 KEY = "p/a/m0"
 
 
-@pytest.fixture(params=[*KEEPING, "memory"])
+@pytest.fixture(params=[*KEEPING, *LEASED, "memory"])
 async def state(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
     state = state_in(request, tmp_path)
     yield state
     await state.close()
 
 
-@pytest.fixture(params=KEEPING)
+@pytest.fixture(params=[*KEEPING, *LEASED])
 async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
     """A state that outlives the store."""
     state = state_in(request, tmp_path)

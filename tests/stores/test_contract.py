@@ -17,6 +17,7 @@ from escalade_server.core.task import Basis
 from escalade_server.engine.ports import StoreError
 from tests.stores.world import (
     KEEPING,
+    LEASED,
     NOW_MS,
     USD,
     State,
@@ -34,14 +35,14 @@ def ms(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1_000)
 
 
-@pytest.fixture(params=[*KEEPING, "memory"])
+@pytest.fixture(params=[*KEEPING, *LEASED, "memory"])
 async def state(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
     state = state_in(request, tmp_path)
     yield state
     await state.close()
 
 
-@pytest.fixture(params=KEEPING)
+@pytest.fixture(params=[*KEEPING, *LEASED])
 async def kept(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
     """A state that outlives the store."""
     state = state_in(request, tmp_path)

@@ -82,7 +82,8 @@ async def test_damage_anywhere_but_in_the_counters_forgets_nothing(tmp_path: Pat
         assert await opened(tmp_path / str(page) / "state.db") == truth(), told[page - 1]
     assert len(saved) > 10
     assert any("damaged in windows" in words for words in told)
-    assert sum("put a copy back" in words for words in told) <= 2
+    # Of the counters, and of the text of the tables, which no longer fits into the first page.
+    assert sum("put a copy back" in words for words in told) <= 4
 
 
 async def test_a_sound_ledger_or_none_is_left_alone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from redis.asyncio.connection import SSLConnection
 
 from escalade_server.core.alerting import Mark
 from escalade_server.core.catalog import Counter, Period, Unit
-from escalade_server.core.commands import Reserve, SetBench
+from escalade_server.core.commands import SetBench
 from escalade_server.core.events import Reserved
 from escalade_server.core.facts import AlertKind
 from escalade_server.core.failure import DAY_MS, HOUR_MS, FailureClass
@@ -147,20 +147,6 @@ async def test_what_one_sets_aside_the_others_know(fleet: Fleet) -> None:
     await until(lambda: two.standing(NOW_MS).benches == {"p": bench})
 
 
-async def test_a_request_id_that_another_server_runs_is_not_run_twice(fleet: Fleet) -> None:
-    one, two = await fleet.open(DAILY), await fleet.open(DAILY)
-
-    def order(id_: str) -> Reserve:
-        made = reserve(id_, candidate(DAILY))
-        return replace(made, agent="bot", request_id="r", content="abc")
-
-    assert isinstance(await one.reserve(order("t1"), NOW_MS), Reserved)
-    with pytest.raises(StoreError, match="another server"):
-        await two.reserve(order("t2"), NOW_MS)
-    await one.settle(settle("t1", requests=0, tokens=0, nanos=0), NOW_MS)
-    assert isinstance(await two.reserve(order("t3"), NOW_MS), Reserved)
-
-
 async def test_a_mark_that_servers_cross_together_is_told_once_to_all(fleet: Fleet) -> None:
     stores = [await fleet.open(CAP) for _ in range(3)]
     for n in range(20):
@@ -274,7 +260,7 @@ async def test_d19_over_tls_both_sides_are_verified(
     )  # fmt: skip
     with serving("redis", tmp_path, *tls):
         place = place_of(f"rediss://127.0.0.1:{port}/0?name=x{query.format(**files)}")
-        connection = _connection(place, place.host, port)
+        connection = _connection(place, "127.0.0.1", port)
         assert isinstance(connection, SSLConnection)
         assert connection.check_hostname
         assert connection.cert_reqs is ssl.CERT_REQUIRED

@@ -1,16 +1,23 @@
-"""Tokens in their own file: what is kept, what is never kept, and who sees a change when (D2)."""
+"""Tokens: what is kept, what is never kept, and who sees a change when (D2).
+
+In a file of their own, and in Redis, from where servers are told (``test_redis_shared``).
+"""
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
 from escalade_server.core.catalog import Rank
-from escalade_server.engine.ports import StoreError, Token
+from escalade_server.engine.ports import StoreError, Token, TokenStore
 from escalade_server.engine.tokens import TokenDesk, digest_of, holder
+from escalade_server.stores.redis_link import place_of
+from escalade_server.stores.redis_tokens import RedisTokens
 from escalade_server.stores.tokens import APPLICATION_ID, LOOK_MS, SqliteTokens
-from tests.stores.world import HandClock
+from tests.stores.servers import Server
+from tests.stores.world import KEEPING, HandClock, numbers
 
 
 class Numbers:
@@ -28,13 +35,21 @@ class Numbers:
 
 
 class World:
-    """An operator's desk and a serving process, over one file."""
+    """An operator's desk and who asks for tokens, over one file or server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: Server | None = None) -> None:
         self.path = folder / "state.sqlite3.tokens"
         self.clock = HandClock()
-        self.desk = TokenDesk(SqliteTokens(self.path, self.clock), self.clock, Numbers())
-        self.served = SqliteTokens(self.path, self.clock)
+        self.place = place_of(f"{server.url}?name=ledger-{next(numbers)}") if server else None
+        self.desk = TokenDesk(self.store(), self.clock, Numbers())
+        self.served = self.store()
+
+    def store(self) -> TokenStore:
+        return RedisTokens(self.place) if self.place else SqliteTokens(self.path, self.clock)
+
+    def close(self) -> None:
+        self.desk.close()
+        self.served.close()
 
     def knows(self, text: str) -> Token | None:
         return holder(text, self.served, self.clock.at_ms)
@@ -43,9 +58,15 @@ class World:
         self.clock.at_ms += more_ms
 
 
+everywhere = pytest.mark.parametrize("world", KEEPING, indirect=True)
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    kind = getattr(request, "param", "sqlite")
+    made = World(tmp_path, None if kind == "sqlite" else request.getfixturevalue(kind))
+    yield made
+    made.close()
 
 
 def test_a_running_server_learns_of_new_and_revoked_tokens_by_itself(world: World) -> None:
@@ -71,6 +92,7 @@ def test_a_look_costs_nothing_while_nothing_changes(world: World) -> None:
         assert world.knows(text) is first
 
 
+@everywhere
 @pytest.mark.parametrize(
     "text",
     [
@@ -86,6 +108,7 @@ def test_only_the_whole_text_opens(world: World, text: str) -> None:
     assert world.knows(text) is None
 
 
+@everywhere
 def test_a_token_ends_with_its_life(world: World) -> None:
     text, token = world.desk.create("alice", Rank.OPERATOR, 1_000)
     assert token.rank is Rank.OPERATOR
@@ -95,6 +118,7 @@ def test_a_token_ends_with_its_life(world: World) -> None:
     assert world.knows(text) is None
 
 
+@everywhere
 def test_a_rotation_leaves_both_live_for_the_overlap(world: World) -> None:
     old_text, old = world.desk.create("alice", Rank.OPERATOR, None)
     new_text, new = world.desk.rotate(old.key_id, None, 60_000)
@@ -107,6 +131,7 @@ def test_a_rotation_leaves_both_live_for_the_overlap(world: World) -> None:
     assert world.knows(new_text) == new
 
 
+@everywhere
 def test_an_overlap_never_lengthens_a_life(world: World) -> None:
     _, old = world.desk.create("alice", Rank.AGENT, 1_000)
     world.desk.rotate(old.key_id, None, 60_000)
@@ -114,6 +139,7 @@ def test_an_overlap_never_lengthens_a_life(world: World) -> None:
     assert [t.expires_ms for t in world.desk.all()] == [old.expires_ms, None]
 
 
+@everywhere
 def test_an_agent_has_two_live_tokens_at_most(world: World) -> None:
     _, first = world.desk.create("alice", Rank.AGENT, 1_000)
     world.desk.create("alice", Rank.AGENT, None)
@@ -128,6 +154,7 @@ def test_an_agent_has_two_live_tokens_at_most(world: World) -> None:
     world.desk.create("alice", Rank.AGENT, None)
 
 
+@everywhere
 def test_a_token_that_is_gone_is_not_rotated_and_stays_revoked(world: World) -> None:
     _, token = world.desk.create("alice", Rank.AGENT, None)
     first = world.desk.revoke(token.key_id)

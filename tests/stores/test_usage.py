@@ -18,11 +18,13 @@ from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.ports import StoreError
 from escalade_server.engine.usage import KEPT_DAYS, ChangeCount, UsageRow, Use
 from escalade_server.stores.books import PURGE_EVERY_MS
+from escalade_server.stores.leased import LeasedStore
 from escalade_server.stores.redis import RedisStore
 from escalade_server.stores.schema import MIGRATIONS, migrate
 from escalade_server.stores.sqlite import SqliteStore
 from tests.stores.world import (
     KEEPING,
+    LEASED,
     NOW_MS,
     HandClock,
     State,
@@ -45,7 +47,7 @@ TALLY = Tally(
 )
 
 
-@pytest.fixture(params=[*KEEPING, "memory"])
+@pytest.fixture(params=[*KEEPING, *LEASED, "memory"])
 async def state(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[State]:
     state = state_in(request, tmp_path)
     yield state
@@ -60,14 +62,17 @@ async def kept(tmp_path: Path) -> AsyncIterator[State]:
     await state.close()
 
 
-async def opened(state: State) -> SqliteStore | RedisStore:
+async def opened(state: State) -> SqliteStore | RedisStore | LeasedStore:
     store = await state.open(DAILY, TOKENS)
-    assert isinstance(store, SqliteStore | RedisStore)
+    assert isinstance(store, SqliteStore | RedisStore | LeasedStore)
     return store
 
 
 async def take(
-    store: SqliteStore | RedisStore, id_: str, of: Candidate = METERED, at_ms: int = NOW_MS
+    store: SqliteStore | RedisStore | LeasedStore,
+    id_: str,
+    of: Candidate = METERED,
+    at_ms: int = NOW_MS,
 ) -> None:
     order = Reserve(id_, 1, (of,), "bot", routed=True, task_type="debug")
     assert isinstance(await store.reserve(order, at_ms), Reserved)

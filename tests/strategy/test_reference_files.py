@@ -227,7 +227,7 @@ def test_r34_retired_models_are_reported_with_their_successors() -> None:
     ]
 
 
-def test_keys_without_effect_are_listed() -> None:
+def test_no_key_is_without_effect() -> None:
     listed = {v: [(n.key, n.line) for n in reference(v).not_yet_in_effect] for v in (1, 2)}
 
     assert listed == {1: [], 2: []}

@@ -24,6 +24,7 @@ from escalade_server.core.rules import (
 )
 from escalade_server.core.task import Feature
 from escalade_server.core.triggers import ComplexityTrigger
+from escalade_server.strategy import not_yet
 from escalade_server.strategy.errors import StrategyErrors
 from tests.strategy.strategies import GOOD, changed, loaded, with_more
 
@@ -347,22 +348,30 @@ def test_consent_and_state() -> None:
     assert loaded(with_more("state: {url: 'redis://h'}\n")).state_url == "redis://h"
 
 
-def test_everything_else_that_is_accepted_is_listed_as_not_yet_in_effect() -> None:
+def test_every_key_that_is_accepted_is_in_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     text = GOOD.replace("name: premium", "name: premium\n      reserved_for_complexity: 70%") + (
         "  failure_handling: {on_all_layers_exhausted: fail, max_wait: 1h}\n"
         "  escalation_logic: {on_target_exhausted: wait}\n"
         "agents: {bot: {free_only: true, trusted_reports: true}}\n"
         "notifications: {webhooks: [{url_env: HOOK, body: slack}]}\n"
         "quality: {gates: [empty, invalid_json]}\n"
-        "sessions: {ttl: 1h}\n"
+        "sessions: {ttl: 30min, sticky: false, evidence: false}\n"
         "idempotency: {keep_answers: 10min}\n"
         "providers: {openai: {concurrency: 3, timeouts: {idle: 1s}}}\n"
     )
 
-    listed = {entry.key.rpartition(".")[2]: entry.line for entry in loaded(text).not_yet_in_effect}
-    assert listed == {
-        "sessions": 26,
-    }
+    assert loaded(text).not_yet_in_effect == ()
+    rows = (not_yet.Row("sessions.*", "not built", ("30min",)), not_yet.Row("quality", "nor this"))
+    monkeypatch.setattr(not_yet, "ROWS", rows)
+    listed = [str(entry) for entry in loaded(text).not_yet_in_effect]
+    assert listed == [
+        "line 25: quality is not yet in effect: nor this",
+        "line 26: sessions.ttl is not yet in effect: not built",
+    ]
+    rules = loaded(text).catalog.rules
+    assert (rules.session_ttl_ms, rules.session_sticky, rules.session_evidence) == (
+        1_800_000, False, False,
+    )  # fmt: skip
     openai = loaded(text).catalog.models[0].pace
     assert (openai.concurrency, openai.idle_ms, openai.total_ms) == ((("openai", 3),), 1_000, None)
 

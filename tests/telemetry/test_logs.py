@@ -2,9 +2,12 @@
 
 import io
 import json
+import re
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
+from pathlib import Path
+from typing import cast, get_args
 
 import pytest
 
@@ -23,13 +26,17 @@ from escalade_server.core.failure import FailureClass
 from escalade_server.core.gates import Gate
 from escalade_server.core.task import Message, Request, Role, Task, Text, Usage
 from escalade_server.core.trace import Answer, Assessment, AttemptStatus, Report
+from escalade_server.core.tracing import TraceContext
 from escalade_server.telemetry import names
 from escalade_server.telemetry.logs import LEVEL_OF, Format, Level, LogObserver, make_logger
 from escalade_server.telemetry.mistakes import LoggedMistakes
 from escalade_server.telemetry.observers import Observers
+from escalade_server.telemetry.redact import Redactor
 from escalade_server.telemetry.sink import LineSink
 from tests.api.world import record
+from tools import telemetry_pages as pages
 
+SOURCES = Path(names.__file__).parents[1]
 SECRET = "the prompt nobody may read"
 REQUEST = Request(
     id="request-1",
@@ -77,10 +84,12 @@ FINISHED = Finished(REPORT, Answer((Text(SECRET),)))
 class Log:
     """A log into memory."""
 
-    def __init__(self, level: Level = "debug", form: Format = "json") -> None:
+    def __init__(
+        self, level: Level = "debug", form: Format = "json", secrets: Sequence[str] = ()
+    ) -> None:
         self.stream = io.StringIO()
         self.sink = LineSink(self.stream)
-        self.logger = make_logger(self.sink, self.stream, form, level)
+        self.logger = make_logger(self.sink, self.stream, form, level, Redactor(secrets))
 
     def text(self) -> str:
         self.sink.close()
@@ -110,6 +119,7 @@ def test_an_escalation_is_one_line_with_its_reason() -> None:
         "request_id": "request-1",
         "agent": "agent-1",
         "task_id": "t1",
+        "trace_id": "t1",
         "from_layer": "free",
         "to_layer": "paid",
         "reason": "rate_limit",
@@ -130,6 +140,31 @@ def test_an_answer_told_again_is_a_line_of_its_own_without_its_cost() -> None:
     assert replayed["event"] == names.TASK_REPLAYED
     assert "charged_nano_usd" not in replayed
     assert (refused["event"], refused["charged_nano_usd"]) == (names.TASK_FAILED, 0)
+
+
+def test_a_task_goes_by_the_trace_of_its_caller() -> None:
+    log = Log()
+    traced = replace(REQUEST, trace=TraceContext("a" * 32, "b" * 16, sampled=True))
+    LogObserver(log.logger, "debug").fact("t1", traced, ESCALATED, 1_000)
+    (line,) = log.lines()
+    assert (line["task_id"], line["trace_id"]) == ("t1", "a" * 32)
+
+
+def test_a_task_that_goes_straight_is_a_line_for_people_and_for_debugging_only() -> None:
+    straight = FINISHED._replace(
+        report=replace(REPORT, layer_path=("free",), attempts=(record(1),))
+    )
+    again = straight._replace(report=replace(straight.report, attempts=(record(1), record(2))))
+    for every, level, told in (
+        (True, "info", ["info", "info"]),
+        (False, "info", ["info"]),
+        (False, "debug", ["debug", "info"]),
+    ):
+        log = Log()
+        observer = LogObserver(log.logger, cast("Level", level), every_task=every)
+        observer.ended("t1", REQUEST, straight)
+        observer.ended("t2", REQUEST, again)
+        assert [line["level"] for line in log.lines()] == told
 
 
 def test_log_escalation_events_drops_the_line_and_nothing_else() -> None:
@@ -275,3 +310,19 @@ def test_a_stream_that_is_gone_is_no_error() -> None:
 
 def test_every_fact_has_its_loudness() -> None:
     assert set(LEVEL_OF) == set(get_args(Fact))
+
+
+def test_every_name_has_its_meaning_and_is_written_somewhere() -> None:
+    stated = {
+        key: value
+        for key, value in vars(names).items()
+        if isinstance(value, str) and re.fullmatch("[A-Z][A-Z_]+", key)
+    }
+    assert set(names.EVENTS) == set(stated.values())
+    sources = "".join(path.read_text() for path in SOURCES.rglob("*.py"))
+    assert not [key for key in stated if f"names.{key}" not in sources]
+
+
+def test_the_pages_of_events_and_metrics_are_fresh() -> None:
+    for path, text in pages.pages().items():
+        assert path.read_text() == text, f"make docs: {path.name}"

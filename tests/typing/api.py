@@ -229,6 +229,7 @@ ERRORS: tuple[type[escalade.EscaladeError], ...] = (
     *(escalade.AllModelsFailed, escalade.Draining, escalade.LedgerUnavailable),
     *(escalade.Interrupted, escalade.RequestInProgress, escalade.AlreadyAnswered),
     *(escalade.ReservationUnknown, escalade.ModelUnknown, escalade.CursorExpired),
+    *(escalade.TraceUnknown,),
     *(escalade.NotYetBuilt, escalade.ServiceBug),
 )
 

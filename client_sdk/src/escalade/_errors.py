@@ -34,6 +34,7 @@ EscaladeError                     code, reason, request_id, retry_after, retry_a
     ├── AlreadyAnswered           ALREADY_EXISTS ALREADY_ANSWERED
     ├── ReservationUnknown        NOT_FOUND RESERVATION_UNKNOWN
     ├── ModelUnknown              NOT_FOUND MODEL_UNKNOWN
+    ├── TraceUnknown              NOT_FOUND TRACE_UNKNOWN
     ├── CursorExpired             OUT_OF_RANGE CURSOR_EXPIRED
     ├── NotYetBuilt               UNIMPLEMENTED NOT_YET_BUILT
     └── ServiceBug                INTERNAL BUG
@@ -272,6 +273,10 @@ class ModelUnknown(StatusError):
     """The strategy has no such layer or model."""
 
 
+class TraceUnknown(StatusError):
+    """The trace of this task is not kept, is over a day old, or is another agent's."""
+
+
 class CursorExpired(StatusError):
     """The cursor is older than the feed."""
 
@@ -338,6 +343,7 @@ TABLE = (
     _Row(error_pb2.ERROR_REASON_ALREADY_ANSWERED, grpc.StatusCode.ALREADY_EXISTS, AlreadyAnswered),
     _Row(error_pb2.ERROR_REASON_RESERVATION_UNKNOWN, grpc.StatusCode.NOT_FOUND, ReservationUnknown),
     _Row(error_pb2.ERROR_REASON_MODEL_UNKNOWN, grpc.StatusCode.NOT_FOUND, ModelUnknown),
+    _Row(error_pb2.ERROR_REASON_TRACE_UNKNOWN, grpc.StatusCode.NOT_FOUND, TraceUnknown),
     _Row(error_pb2.ERROR_REASON_CURSOR_EXPIRED, grpc.StatusCode.OUT_OF_RANGE, CursorExpired),
     _Row(error_pb2.ERROR_REASON_NOT_YET_BUILT, grpc.StatusCode.UNIMPLEMENTED, NotYetBuilt),
     _Row(error_pb2.ERROR_REASON_BUG, grpc.StatusCode.INTERNAL, ServiceBug),

@@ -42,6 +42,8 @@ class Assessed:
         files_points: Points for affected files.
         depth_points: Points for the reasoning depth of the type.
         context_points: Points for the context.
+        raised_by: By how many layers signs of struggle in the session raised the start.
+        session_note: What the session did to the start, in words; empty if nothing.
     """
 
     score: float
@@ -56,13 +58,16 @@ class Assessed:
     files_points: float
     depth_points: float
     context_points: float
+    raised_by: int = 0
+    session_note: str = ""
 
     def __str__(self) -> str:
         guess = f" ({', '.join(self.estimated)} estimated)" if self.estimated else ""
         clamp = f" ({self.clamped_by})" if self.clamped_by else ""
+        note = f" ({self.session_note})" if self.session_note else ""
         return (
             f"Assessed: {self.task_type} scores {self.score:g}{guess},"
-            f" starts in {self.start_layer}{clamp}"
+            f" starts in {self.start_layer}{clamp}{note}"
         )
 
 
@@ -380,6 +385,8 @@ def assessed_from_proto(event: escalation_pb2.Assessed) -> Assessed:
         files_points=event.parts.files,
         depth_points=event.parts.depth,
         context_points=event.parts.context,
+        raised_by=event.raised_by,
+        session_note=event.session_note,
     )
 
 

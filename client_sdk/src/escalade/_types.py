@@ -166,10 +166,13 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A sign of struggle in the session; one `signal_id` never raises the layer twice."""
+    """A sign of struggle in the session; one `signal_id` never raises the layer twice.
+
+    Without one, the sign is that of this request alone.
+    """
 
     kind: EvidenceKind
-    signal_id: str
+    signal_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

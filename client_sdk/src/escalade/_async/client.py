@@ -2,15 +2,15 @@
 
 import copy
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-import grpc
 from google.protobuf.message import Message
 
 from escalade._async.channels import AsyncChannels
+from escalade._async.operations import AsyncOperations
 from escalade._async.route import AsyncRoute
 from escalade._async.stream import AsyncStream, Run
 from escalade._channel import MESSAGE_BYTES_MAX, ChannelOption, Tls, dial
@@ -19,8 +19,7 @@ from escalade._errors import Facts, RequestTooLarge
 from escalade._events import Announcement, Answer, Retracted
 from escalade._options import Options
 from escalade._outcome import Feature, Plan, route_to_proto
-from escalade._status import error_from_rpc
-from escalade._trace import trace_metadata
+from escalade._trace import COMPLETE, CallSpan, current
 from escalade._types import (
     Constraints,
     Messages,
@@ -33,14 +32,12 @@ from escalade._types import (
     ToolMode,
 )
 from escalade.v1 import (
-    operations_service_pb2,
-    operations_service_pb2_grpc,
     router_service_pb2,
     router_service_pb2_grpc,
 )
 
 
-class AsyncClient:
+class AsyncClient(AsyncOperations):
     """The way to an Escalade service: connections, opened as they are needed.
 
         async with escalade.AsyncClient("localhost:50051") as client:
@@ -343,103 +340,6 @@ class AsyncClient:
         async with self._begin_route(request, timeout=timeout, on_event=None) as route:
             return await route.plan()
 
-    async def watch(
-        self,
-        cursor: str = "",
-        *,
-        kinds: Sequence[operations_service_pb2.FeedKind.ValueType] = (),
-        layers: Sequence[str] = (),
-        timeout: float | None = None,
-    ) -> AsyncIterator[operations_service_pb2.WatchEventsResponse]:
-        """Stream the event feed: what changed, for whom, and why. Needs an operator.
-
-        Each response holds entries, or none as a sign of life; go on after a break with the cursor
-        of the last one.
-
-        Args:
-            cursor: Begin after its entry; by default now.
-            kinds: The kinds wanted; by default all.
-            layers: The layers wanted; by default all.
-            timeout: Seconds; by default for ever.
-
-        Raises:
-            CursorExpired: What follows the cursor is not kept any more.
-            EscaladeError: The feed broke off, or the service does not say.
-        """
-        channel, over = self._channels.take(self._channels.operations)
-        service = operations_service_pb2_grpc.OperationsServiceStub(channel)
-        request = operations_service_pb2.WatchEventsRequest(
-            cursor=cursor, kinds=kinds, layers=layers
-        )
-        call = service.WatchEvents(request, timeout=timeout, metadata=self._metadata())
-        try:
-            async for response in call:
-                yield response
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, request_id="") from error
-        finally:
-            call.cancel()
-            over()
-
-    async def usage_report(
-        self,
-        *,
-        day: str = "",
-        month: str = "",
-        agent: str = "",
-        timeout: float | None = None,
-    ) -> operations_service_pb2.GetUsageReportResponse:
-        """Report the use of a day or a month; by default of the current month.
-
-        Args:
-            day: A day as YYYY-MM-DD, in the zone of the reports.
-            month: A month as YYYY-MM; not beside a day.
-            agent: Whose use; by default all that the caller may see.
-            timeout: Seconds; by default the client's own.
-
-        Raises:
-            ValueError: A day and a month.
-            EscaladeError: There is no such period, or the service does not say.
-        """
-        if day and month:
-            raise ValueError("give a day or a month")
-        request = operations_service_pb2.GetUsageReportRequest(agent=agent)
-        if day:
-            request.day = day
-        elif month:
-            request.month = month
-        channel, over = self._channels.take(self._channels.operations)
-        service = operations_service_pb2_grpc.OperationsServiceStub(channel)
-        try:
-            return await service.GetUsageReport(
-                request, timeout=self._options.timeout_of(timeout), metadata=self._metadata()
-            )
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, request_id="") from error
-        finally:
-            over()
-
-    async def status(
-        self, *, timeout: float | None = None
-    ) -> operations_service_pb2.GetStatusResponse:
-        """Show every layer, model, quota, cap, cooldown and waiter as of now.
-
-        Raises:
-            EscaladeError: The service does not say.
-        """
-        channel, over = self._channels.take(self._channels.operations)
-        service = operations_service_pb2_grpc.OperationsServiceStub(channel)
-        try:
-            return await service.GetStatus(
-                operations_service_pb2.GetStatusRequest(),
-                timeout=self._options.timeout_of(timeout),
-                metadata=self._metadata(),
-            )
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, request_id="") from error
-        finally:
-            over()
-
     def _begin_route(
         self,
         request: router_service_pb2.RouteRequest,
@@ -466,14 +366,16 @@ class AsyncClient:
         on_restart: Callable[[Retracted], None] | None = None,
     ) -> AsyncStream:
         _check_size(request, request.request_id)
-        metadata = self._metadata()
+        metadata, context = self._metadata(), current()
         channels = self._channels
 
         def start(request: router_service_pb2.CompleteRequest, left_s: float | None) -> Run:
             lane = channels.waits if request.resume_token else channels.work
             channel, over = channels.take(lane)
             service = router_service_pb2_grpc.RouterServiceStub(channel)
-            return Run(service.Complete(request, timeout=left_s, metadata=metadata), over)
+            span = CallSpan(COMPLETE, request.request_id, context)
+            headers = span.beside(metadata)
+            return Run(service.Complete(request, timeout=left_s, metadata=headers), over, span)
 
         return AsyncStream(
             start,
@@ -483,12 +385,6 @@ class AsyncClient:
             on_event=on_event,
             on_restart=on_restart,
         )
-
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
-        """The headers of a call; those that the caller gave stand for those of the trace."""
-        given = self._options.metadata
-        trace = tuple(header for header in trace_metadata() if header[0] not in given)
-        return (*self._channels.dial.metadata, *given.items(), *trace)
 
 
 def _check_size(request: Message, request_id: str) -> None:

@@ -23,6 +23,7 @@ from escalade._errors import (
 from escalade._events import Announcement, Answer
 from escalade._outcome import Plan, plan_from_answer
 from escalade._status import error_from_rpc, error_from_status
+from escalade._trace import ROUTE, CallSpan, code_of, current
 from escalade.v1 import escalation_pb2, router_service_pb2, router_service_pb2_grpc
 
 LEAVE_S = 5.0  # how long the end of a route that is left is waited for
@@ -65,6 +66,7 @@ class Route:
         self._desk = Desk(self.request_id)
         self._wire: Bidi | None = None
         self._give_back: Callable[[], None] | None = None
+        self._span: CallSpan | None = None
         self._begun_s = 0.0
         self._over = False
         self._error: Exception | None = None
@@ -73,6 +75,8 @@ class Route:
         if self._wire is not None or self._over:
             raise UsageError("a route is entered once")
         channel, self._give_back = self._channels.take(self._channels.work)
+        self._span = CallSpan(ROUTE, self.request_id, current())
+        self._metadata = self._span.beside(self._metadata)
         self._wire = Bidi(channel, self._timeout_s, self._metadata)
         self._begun_s = time.monotonic()
         self._wire.send(self._request)
@@ -128,7 +132,7 @@ class Route:
                 goes_on = self._read(wire, leaving=True) and not self._desk.waits
         finally:
             self._over = True
-            self._end()
+            self._end("CANCELLED")
         last = self._desk.last
         if last is not None and last.is_ok and self._error is not None:
             raise self._error
@@ -181,7 +185,7 @@ class Route:
         except EscaladeError as violation:
             error = violation
         self._over = True
-        self._end()
+        self._end("OK" if error is None else code_of(error))
         if self._desk.failed is not None:
             self._tell([self._desk.failed])
         self._conclude(error, leaving=leaving)
@@ -246,9 +250,11 @@ class Route:
             if self._on_event is not None:
                 self._on_event(event)
 
-    def _end(self) -> None:
+    def _end(self, code: str) -> None:
         """Cut what still runs, and give the connection back, once."""
         give_back, self._give_back = self._give_back, None
         if self._wire is not None and give_back is not None:
             self._wire.close()
             give_back()
+        if self._span is not None:
+            self._span.end(code)

@@ -23,6 +23,7 @@ from escalade._events import (
 )
 from escalade._reconnect import Road
 from escalade._status import error_from_rpc, error_from_status
+from escalade._trace import CallSpan, code_of
 from escalade.v1 import completion_pb2, router_service_pb2
 
 
@@ -39,6 +40,7 @@ class Run(NamedTuple):
 
     call: Call
     over: Callable[[], None]
+    span: CallSpan
 
 
 Start = Callable[[router_service_pb2.CompleteRequest, float | None], Run]
@@ -162,11 +164,12 @@ class Stream:
         self._responses = iter(self._run.call)
         self._run_began_s = now_s
 
-    def _end_run(self) -> None:
+    def _end_run(self, code: str = "CANCELLED") -> None:
         run, self._run = self._run, None
         if run is not None:
             run.call.cancel()
             run.over()
+            run.span.end(code)
 
     def _new_fold(self) -> Accumulator:
         restart = self._request.on_interruption == completion_pb2.ON_INTERRUPTION_RESTART
@@ -198,7 +201,7 @@ class Stream:
                 self._go_on(self._road, failed)
             else:
                 self._ready += self._fold.end()
-                self._end_run()
+                self._end_run("OK")
         except EscaladeError as error:
             self._error = error
             self.close()
@@ -218,9 +221,10 @@ class Stream:
 
     def _go_on(self, road: Road, error: EscaladeError) -> None:
         """Begin another run after the end of one, or end with its error."""
+        code = code_of(error)
         delay_s = None if self._fold.begun else road.delay_after(error, time.monotonic())
         if delay_s is not None:
-            self._end_run()
+            self._end_run(code)
             time.sleep(delay_s)
             if not self._closed:
                 self._begin_run(road)
@@ -230,4 +234,4 @@ class Stream:
         if road.history and isinstance(error, TransportError):
             error.message += f" ({road.history})"
         self._error = error
-        self._end_run()
+        self._end_run(code)

@@ -83,6 +83,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED: Marks a field, value or method that this server does not do yet, and names it."""
     ERROR_REASON_BUG: _ErrorReason.ValueType  # 28
     """INTERNAL: Marks a mistake of the service; metadata carries an opaque id."""
+    ERROR_REASON_TRACE_UNKNOWN: _ErrorReason.ValueType  # 29
+    """NOT_FOUND: Marks a task whose trace is not kept, is over a day old, or is another agent's."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Says why a call fails. Closed; each value belongs to one gRPC status, named in capitals."""
@@ -145,6 +147,8 @@ ERROR_REASON_NOT_YET_BUILT: ErrorReason.ValueType  # 27
 """UNIMPLEMENTED: Marks a field, value or method that this server does not do yet, and names it."""
 ERROR_REASON_BUG: ErrorReason.ValueType  # 28
 """INTERNAL: Marks a mistake of the service; metadata carries an opaque id."""
+ERROR_REASON_TRACE_UNKNOWN: ErrorReason.ValueType  # 29
+"""NOT_FOUND: Marks a task whose trace is not kept, is over a day old, or is another agent's."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 class _FailureClass:

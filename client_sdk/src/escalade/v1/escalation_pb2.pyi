@@ -1171,6 +1171,8 @@ class Assessed(_message.Message):
     TARGET_LAYER_FIELD_NUMBER: _builtins.int
     START_LAYER_FIELD_NUMBER: _builtins.int
     CLAMPED_BY_FIELD_NUMBER: _builtins.int
+    RAISED_BY_FIELD_NUMBER: _builtins.int
+    SESSION_NOTE_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """States the score, 0 to 10."""
     threshold: _builtins.float
@@ -1193,6 +1195,10 @@ class Assessed(_message.Message):
     """Names the layer in which the task starts."""
     clamped_by: Global___StartClamp.ValueType
     """Says what moved the start."""
+    raised_by: _builtins.int
+    """States by how many layers signs of struggle in the session raised the start."""
+    session_note: _builtins.str
+    """Says in words what the session did to the start: a raise, or its end. Empty: nothing."""
     @_builtins.property
     def parts(self) -> Global___ScoreParts:
         """States the parts of the score."""
@@ -1212,10 +1218,12 @@ class Assessed(_message.Message):
         target_layer: _builtins.str = ...,
         start_layer: _builtins.str = ...,
         clamped_by: Global___StartClamp.ValueType = ...,
+        raised_by: _builtins.int = ...,
+        session_note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "parts", b"parts", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "clamped_by", b"clamped_by", "complexity_estimated", b"complexity_estimated", "complexity_stated", b"complexity_stated", "estimate_reason", b"estimate_reason", "parts", b"parts", "score", b"score", "start_layer", b"start_layer", "target_layer", b"target_layer", "task_type", b"task_type", "threshold", b"threshold", "tokens_estimated", b"tokens_estimated", "type_estimated", b"type_estimated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "clamped_by", b"clamped_by", "complexity_estimated", b"complexity_estimated", "complexity_stated", b"complexity_stated", "estimate_reason", b"estimate_reason", "parts", b"parts", "raised_by", b"raised_by", "score", b"score", "session_note", b"session_note", "start_layer", b"start_layer", "target_layer", b"target_layer", "task_type", b"task_type", "threshold", b"threshold", "tokens_estimated", b"tokens_estimated", "type_estimated", b"type_estimated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
     _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015

@@ -140,7 +140,7 @@ class _ModelActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelActi
     MODEL_ACTION_ENABLE: _ModelAction.ValueType  # 2
     """Takes the model in again."""
     MODEL_ACTION_CLEAR_COOLDOWN: _ModelAction.ValueType  # 3
-    """Ends the cooldown, and closes the circuit."""
+    """Ends the cooldown, and closes the circuit on this server."""
 
 class ModelAction(_ModelAction, metaclass=_ModelActionEnumTypeWrapper):
     """Says what to do with a model."""
@@ -152,7 +152,7 @@ MODEL_ACTION_DISABLE: ModelAction.ValueType  # 1
 MODEL_ACTION_ENABLE: ModelAction.ValueType  # 2
 """Takes the model in again."""
 MODEL_ACTION_CLEAR_COOLDOWN: ModelAction.ValueType  # 3
-"""Ends the cooldown, and closes the circuit."""
+"""Ends the cooldown, and closes the circuit on this server."""
 Global___ModelAction: _TypeAlias = ModelAction  # noqa: Y015
 
 class _Severity:
@@ -598,7 +598,7 @@ class WatchEventsResponse(_message.Message):
     """Resumes after all that was sent, entries that were filtered out included."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeedEntry]:
-        """Holds the entries; empty in a sign of life."""
+        """Holds the entries; empty in a sign of life, and in the first answer to an empty cursor."""
 
     def __init__(
         self,
@@ -1126,6 +1126,216 @@ class Baseline(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Baseline: _TypeAlias = Baseline  # noqa: Y015
+
+@_typing.final
+class GetTraceRequest(_message.Message):
+    """Asks how a task went. Kept for a day are tasks that escalated, fell back, waited, failed or were
+    slow; of the others, the last few of this server.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Names its request; of several tasks with one id, the newest is meant."""
+    trace_id: _builtins.str
+    """Names its trace, in hexadecimal."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "task", b"task", "trace_id", b"trace_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "task", b"task", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["request_id", "trace_id"]  # noqa: Y015
+    _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
+
+Global___GetTraceRequest: _TypeAlias = GetTraceRequest  # noqa: Y015
+
+@_typing.final
+class GetTraceResponse(_message.Message):
+    """Tells how a task went, without prompt, answer or key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    STORY_FIELD_NUMBER: _builtins.int
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    SPANS_FIELD_NUMBER: _builtins.int
+    trace_id: _builtins.str
+    """Names the trace, in hexadecimal."""
+    request_id: _builtins.str
+    """Names the request."""
+    agent: _builtins.str
+    """Names the agent."""
+    story: _builtins.str
+    """Tells the task in one sentence."""
+    answered: _builtins.bool
+    """Tells whether the task was answered."""
+    @_builtins.property
+    def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___TraceSpan]:
+        """Holds the spans, parents before their children; the first is the whole task."""
+
+    def __init__(
+        self,
+        *,
+        trace_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        story: _builtins.str = ...,
+        answered: _builtins.bool = ...,
+        spans: _abc.Iterable[Global___TraceSpan] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "answered", b"answered", "request_id", b"request_id", "spans", b"spans", "story", b"story", "trace_id", b"trace_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTraceResponse: _TypeAlias = GetTraceResponse  # noqa: Y015
+
+@_typing.final
+class TraceSpan(_message.Message):
+    """Shows one part of a task: the task, its assessment, a layer, an attempt, a wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SPAN_ID_FIELD_NUMBER: _builtins.int
+    PARENT_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    span_id: _builtins.str
+    """Names the span, in hexadecimal."""
+    parent_id: _builtins.str
+    """Names the span that it is a part of; empty for the first."""
+    name: _builtins.str
+    """Says what it is, such as "layer free_primary" or "chat gpt-4o"."""
+    failed: _builtins.bool
+    """Tells that it failed."""
+    detail: _builtins.str
+    """Says why it failed, for people."""
+    @_builtins.property
+    def started(self) -> _timestamp_pb2.Timestamp:
+        """States when it began."""
+
+    @_builtins.property
+    def ended(self) -> _timestamp_pb2.Timestamp:
+        """States when it ended; the same for what takes no time."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Holds what is known of it, by the names of the telemetry conventions."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___TraceEvent]:
+        """Lists what happened in it at one instant."""
+
+    def __init__(
+        self,
+        *,
+        span_id: _builtins.str = ...,
+        parent_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        started: _timestamp_pb2.Timestamp | None = ...,
+        ended: _timestamp_pb2.Timestamp | None = ...,
+        failed: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        events: _abc.Iterable[Global___TraceEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "detail", b"detail", "ended", b"ended", "events", b"events", "failed", b"failed", "name", b"name", "parent_id", b"parent_id", "span_id", b"span_id", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceSpan: _TypeAlias = TraceSpan  # noqa: Y015
+
+@_typing.final
+class TraceEvent(_message.Message):
+    """Tells what happened at one instant of a span."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Says what happened."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """States when."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Holds what is known of it."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "name", b"name", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceEvent: _TypeAlias = TraceEvent  # noqa: Y015
 
 @_typing.final
 class SetModelStateRequest(_message.Message):

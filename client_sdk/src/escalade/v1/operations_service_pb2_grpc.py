@@ -50,6 +50,11 @@ class OperationsServiceStub(object):
                 request_serializer=escalade_dot_v1_dot_operations__service__pb2.GetUsageReportRequest.SerializeToString,
                 response_deserializer=escalade_dot_v1_dot_operations__service__pb2.GetUsageReportResponse.FromString,
                 _registered_method=True)
+        self.GetTrace = channel.unary_unary(
+                '/escalade.v1.OperationsService/GetTrace',
+                request_serializer=escalade_dot_v1_dot_operations__service__pb2.GetTraceRequest.SerializeToString,
+                response_deserializer=escalade_dot_v1_dot_operations__service__pb2.GetTraceResponse.FromString,
+                _registered_method=True)
         self.SetModelState = channel.unary_unary(
                 '/escalade.v1.OperationsService/SetModelState',
                 request_serializer=escalade_dot_v1_dot_operations__service__pb2.SetModelStateRequest.SerializeToString,
@@ -87,6 +92,13 @@ class OperationsServiceServicer(object):
 
     def GetUsageReport(self, request, context):
         """Reports the use of any day or month.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTrace(self, request, context):
+        """Tells how one task went, span by span, as a tracer shows it. Agents see their own tasks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +142,11 @@ def add_OperationsServiceServicer_to_server(servicer, server):
                     servicer.GetUsageReport,
                     request_deserializer=escalade_dot_v1_dot_operations__service__pb2.GetUsageReportRequest.FromString,
                     response_serializer=escalade_dot_v1_dot_operations__service__pb2.GetUsageReportResponse.SerializeToString,
+            ),
+            'GetTrace': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrace,
+                    request_deserializer=escalade_dot_v1_dot_operations__service__pb2.GetTraceRequest.FromString,
+                    response_serializer=escalade_dot_v1_dot_operations__service__pb2.GetTraceResponse.SerializeToString,
             ),
             'SetModelState': grpc.unary_unary_rpc_method_handler(
                     servicer.SetModelState,
@@ -229,6 +246,33 @@ class OperationsService(object):
             '/escalade.v1.OperationsService/GetUsageReport',
             escalade_dot_v1_dot_operations__service__pb2.GetUsageReportRequest.SerializeToString,
             escalade_dot_v1_dot_operations__service__pb2.GetUsageReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/escalade.v1.OperationsService/GetTrace',
+            escalade_dot_v1_dot_operations__service__pb2.GetTraceRequest.SerializeToString,
+            escalade_dot_v1_dot_operations__service__pb2.GetTraceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class OperationsServiceStub:
     """Streams the durable event feed, from a cursor or from now on."""
     GetUsageReport: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetUsageReportRequest, _operations_service_pb2.GetUsageReportResponse]
     """Reports the use of any day or month."""
+    GetTrace: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.GetTraceRequest, _operations_service_pb2.GetTraceResponse]
+    """Tells how one task went, span by span, as a tracer shows it. Agents see their own tasks."""
     SetModelState: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.SetModelStateRequest, _operations_service_pb2.SetModelStateResponse]
     """Disables or enables a model, or clears its cooldown. Needs an operator."""
     ReloadStrategy: _grpc.UnaryUnaryMultiCallable[_operations_service_pb2.ReloadStrategyRequest, _operations_service_pb2.ReloadStrategyResponse]
@@ -57,6 +59,8 @@ class OperationsServiceAsyncStub(OperationsServiceStub):
     """Streams the durable event feed, from a cursor or from now on."""
     GetUsageReport: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetUsageReportRequest, _operations_service_pb2.GetUsageReportResponse]  # type: ignore[assignment]
     """Reports the use of any day or month."""
+    GetTrace: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetTraceRequest, _operations_service_pb2.GetTraceResponse]  # type: ignore[assignment]
+    """Tells how one task went, span by span, as a tracer shows it. Agents see their own tasks."""
     SetModelState: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.SetModelStateRequest, _operations_service_pb2.SetModelStateResponse]  # type: ignore[assignment]
     """Disables or enables a model, or clears its cooldown. Needs an operator."""
     ReloadStrategy: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ReloadStrategyRequest, _operations_service_pb2.ReloadStrategyResponse]  # type: ignore[assignment]
@@ -90,6 +94,14 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_service_pb2.GetUsageReportResponse, _abc.Awaitable[_operations_service_pb2.GetUsageReportResponse]]:
         """Reports the use of any day or month."""
+
+    @_abc_1.abstractmethod
+    def GetTrace(
+        self,
+        request: _operations_service_pb2.GetTraceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_service_pb2.GetTraceResponse, _abc.Awaitable[_operations_service_pb2.GetTraceResponse]]:
+        """Tells how one task went, span by span, as a tracer shows it. Agents see their own tasks."""
 
     @_abc_1.abstractmethod
     def SetModelState(

@@ -14,7 +14,7 @@ from grpc import aio
 from escalade.v1 import error_pb2
 from escalade_server.api.status import Refusal, RefusedError
 from escalade_server.core.catalog import Agent, Catalog, Rank
-from escalade_server.engine.ports import Clock, StoreError, TokenStore
+from escalade_server.engine.ports import Clock, StoreError, Tokens
 from escalade_server.engine.tokens import holder
 
 UNKNOWN = Refusal(
@@ -52,6 +52,7 @@ ACCESS: Mapping[str, Access] = {
     "escalade.v1.OperationsService.GetStatus": _A.CALLER,  # agents see their own counters only
     "escalade.v1.OperationsService.WatchEvents": _A.OPERATOR,
     "escalade.v1.OperationsService.GetUsageReport": _A.CALLER,  # agents see their own use only
+    "escalade.v1.OperationsService.GetTrace": _A.CALLER,  # agents see their own tasks only
     "escalade.v1.OperationsService.SetModelState": _A.OPERATOR,
     "escalade.v1.OperationsService.ReloadStrategy": _A.OPERATOR,
     "escalade.v1.OperationsService.CheckStrategy": _A.OPERATOR,
@@ -106,7 +107,7 @@ class Gate:
     """Asked once for every RPC, before anything of its request is looked at."""
 
     def __init__(
-        self, strategy: Strategy, tokens: TokenStore | None, *, required: bool, certificates: bool
+        self, strategy: Strategy, tokens: Tokens | None, *, required: bool, certificates: bool
     ) -> None:
         """Say where tokens are, whether a credential is a must, and whether certificates count.
 

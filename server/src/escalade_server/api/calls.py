@@ -1,6 +1,7 @@
 """All calls in flight: how many, how many bytes, which of them nobody reads, and the drain flag."""
 
 import asyncio
+from collections.abc import Mapping
 
 from escalade.v1 import error_pb2
 from escalade_server.api.outbox import Outbox
@@ -107,6 +108,11 @@ class Calls:
             self._count(call, -1)
         if not self._open:
             self._idle.set()
+
+    @property
+    def by_agent(self) -> Mapping[str, int]:
+        """Calls in flight that do not wait."""
+        return self._by_agent
 
     async def idle(self) -> None:
         """Return when no call is in flight."""

@@ -28,6 +28,7 @@ from escalade_server.api.findings import (
 )
 from escalade_server.core.catalog import Catalog, Layer
 from escalade_server.core.failure import NEVER_MS
+from escalade_server.core.session import Evidence, EvidenceKind
 from escalade_server.core.task import (
     MICRO,
     Constraints,
@@ -44,6 +45,7 @@ from escalade_server.core.task import (
     ToolChoice,
     ToolMode,
 )
+from escalade_server.core.tracing import TraceContext
 
 FILES_MAX = 10_000
 TOKENS_MAX = 1_000_000_000
@@ -51,6 +53,8 @@ OUTPUT_TOKENS_MAX = 10_000_000
 NANOS_MAX = 2**53
 TOOLS_MAX = 128
 STOPS_MAX = 4
+EVIDENCE_MAX = 16
+SIGNAL_CHARS_MAX = 256
 NAMES_MAX = 64
 SCHEMA_CHARS_MAX = 1_048_576
 """All schemas of one request together; bounds the time of checking them."""
@@ -86,6 +90,9 @@ _DEMANDS: Mapping[int, DataDemand] = {
     escalation_pb2.DATA_DEMAND_NO_TRAINING: DataDemand.NO_TRAINING,
     escalation_pb2.DATA_DEMAND_PRIVATE: DataDemand.PRIVATE,
 }
+_EVIDENCE: Mapping[int, EvidenceKind] = {
+    getattr(escalation_pb2, f"EVIDENCE_KIND_{kind.name}"): kind for kind in EvidenceKind
+}
 NO_LIMITS, NO_TASK, NO_SAMPLING = Constraints(), Task(), Sampling()
 FREE_CHOICE, PLAIN_TEXT = ToolChoice(), ResponseFormat()
 
@@ -109,6 +116,7 @@ def request_from_proto(
     now_ms: int,
     left_ms: int | None,
     agent: str = "",
+    trace: TraceContext | None = None,
 ) -> Asked:
     """Convert a request. ``request_id`` is used when the caller gives none.
 
@@ -156,6 +164,7 @@ def request_from_proto(
         deadline_ms=now_ms + (work_ms if left_ms is None else min(work_ms, left_ms)),
         ends_ms=NEVER_MS if left_ms is None else now_ms + left_ms,
         quality=wish_from_proto(wire, form, found) if has("quality") else None,
+        trace=trace,
         content=content_of(wire),
     )
     found.raise_any()
@@ -189,10 +198,7 @@ def note_unbuilt(wire: CompleteRequest | RouteRequest, found: Findings) -> None:
     if wire.HasField("constraints"):
         _note_unknown("constraints.", wire.constraints, found)
     if wire.HasField("task"):
-        task = wire.task
-        _note_unknown("task.", task, found)
-        asked.append(("task.session_id", bool(task.session_id)))
-        asked.append(("task.evidence", bool(task.evidence)))
+        _note_unknown("task.", wire.task, found)
     for name, is_asked in asked:
         if is_asked:
             found.unbuilt(name)
@@ -239,8 +245,30 @@ def task_from_proto(wire: escalation_pb2.Task, found: Findings) -> Task:
         complexity_micro=complexity_micro,
         capabilities=tuple(wire.capabilities),
         labels=tuple(sorted(wire.labels.items())),
+        session_id=found.matches("task.session_id", wire.session_id, ID) if wire.session_id else "",
         data_demand=enum_from_proto("task.data_demand", wire.data_demand, _DEMANDS, found),
+        evidence=_evidence(wire, found) if wire.evidence else (),
     )
+
+
+def _evidence(wire: escalation_pb2.Task, found: Findings) -> tuple[Evidence, ...]:
+    """Convert signs of struggle; they are of a session, and never quoted anywhere."""
+    if not wire.session_id:
+        found.wrong("task.evidence", "is of a session; name it in task.session_id")
+    found.listed("task.evidence", len(wire.evidence), EVIDENCE_MAX)
+    signs = []
+    for at, sign in enumerate(wire.evidence[:EVIDENCE_MAX]):
+        path = f"task.evidence[{at}]"
+        if sign.kind == escalation_pb2.EVIDENCE_KIND_UNSPECIFIED:
+            found.wrong(f"{path}.kind", "is not set")
+            continue
+        if len(sign.signal_id) > SIGNAL_CHARS_MAX:
+            found.wrong(f"{path}.signal_id", f"has more than {SIGNAL_CHARS_MAX} characters")
+        if sign.kind in _EVIDENCE:
+            signs.append(Evidence(_EVIDENCE[sign.kind], sign.signal_id))
+        else:
+            found.unbuilt(f"{path}.kind = {sign.kind}")
+    return tuple(signs)
 
 
 def closed_to(agent: str, catalog: Catalog) -> frozenset[str]:

@@ -12,6 +12,7 @@ from escalade.v1 import (
     escalation_pb2,
     operations_service_pb2,
 )
+from escalade_server.api.mends import mended
 from escalade_server.core.catalog import Billing, Counter, Model, Period, Unit
 from escalade_server.core.facts import (
     Alert,
@@ -316,6 +317,9 @@ def _put_assessed(wire: escalation_pb2.Assessed, made: Assessment) -> None:
     wire.start_layer = made.start_layer
     if made.clamped_by is not None:
         wire.clamped_by = CLAMPS[made.clamped_by]
+    if made.session_note:
+        wire.raised_by = made.raised_by
+        wire.session_note = made.session_note
 
 
 def _put_selected(wire: escalation_pb2.Selected, fact: Selected) -> None:
@@ -351,7 +355,8 @@ def _put_finished(wire: escalation_pb2.Finished, fact: Finished, *, whole: bool)
 
 def _put_failed(wire: escalation_pb2.Failed, fact: Failed) -> None:
     wire.reason = ERROR_REASONS[fact.reason]
-    wire.message = BUG_MESSAGE if fact.reason is ErrorReason.BUG else wire_text(fact.detail)
+    said = BUG_MESSAGE if fact.reason is ErrorReason.BUG else wire_text(fact.detail)
+    wire.message = mended(wire.reason, said)
     for record in fact.report.attempts:
         wire.failure_class = _failure_class(record) or wire.failure_class  # the last one stands
     put_report(wire.report, fact.report)
@@ -378,7 +383,12 @@ def _put_waiting(wire: escalation_pb2.Waiting, fact: Waiting) -> None:
 
 
 def put_event(
-    wire: escalation_pb2.Event, sequence: int, fact: Fact | Outcome, *, whole: bool
+    wire: escalation_pb2.Event,
+    sequence: int,
+    fact: Fact | Outcome,
+    *,
+    whole: bool,
+    trace_id: str = "",
 ) -> None:
     """Write a fact or the ending; the answer travels with the ending in ``whole`` delivery.
 
@@ -392,8 +402,10 @@ def put_event(
             _put_selected(wire.selected, fact)
         case Finished():
             _put_finished(wire.finished, fact, whole=whole)
+            wire.finished.report.trace_id = trace_id
         case Failed():
             _put_failed(wire.failed, fact)
+            wire.failed.report.trace_id = trace_id
         case Escalated():
             _put_escalated(wire.escalated, fact)
         case Fallback():

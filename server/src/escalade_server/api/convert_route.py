@@ -41,6 +41,7 @@ from escalade_server.core.facts import Assessed
 from escalade_server.core.failure import DAY_MS, NEVER_MS, Failure, FailureClass
 from escalade_server.core.plan import Plan, Row, is_ok, sentence
 from escalade_server.core.task import Delivery, Feature, FinishReason, Request, Usage
+from escalade_server.core.tracing import TraceContext
 from escalade_server.engine.late import Booked
 from escalade_server.engine.ports import RawEvidence, TransportFault
 
@@ -84,7 +85,7 @@ _FIRST_ONLY = (
 
 def route_from_proto(
     wire: RouteRequest, catalog: Catalog, *, request_id: str, now_ms: int, left_ms: int | None,
-    agent: str, trusted: bool,
+    agent: str, trusted: bool, trace: TraceContext | None = None,
 ) -> Request:  # fmt: skip
     """Convert the first message of a stream; arguments as for ``request_from_proto``.
 
@@ -125,6 +126,7 @@ def route_from_proto(
         ends_ms=NEVER_MS if left_ms is None else now_ms + left_ms,
         input_tokens=input_tokens,
         features=_features(wire, found),
+        trace=trace,
         content=content_of(wire),
     )
     found.raise_any()

@@ -16,6 +16,9 @@ from escalade_server.engine.waiting import Waiter
 class Run(Protocol):
     """One running task."""
 
+    task_id: str
+    """Of which its trace is worked out (``core.tracing``)."""
+
     def leave(self) -> None:
         """Tell the task that its caller is gone; settling goes on without anyone waiting (P4)."""
         ...
@@ -50,6 +53,10 @@ class Engine(Protocol):
     @property
     def running(self) -> int:
         """Number of tasks whose books are not closed yet."""
+        ...
+
+    async def recalled(self, request: Request) -> Request:
+        """Answer a request with what is known of its session, if it names one (R29)."""
         ...
 
     def start(self, request: Request, caller: Caller, origin: Origin = NOWHERE) -> Run:

@@ -8,10 +8,12 @@ details (P6).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from time import perf_counter
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -31,6 +33,11 @@ from escalade_server.api.status import (
 )
 from escalade_server.engine.ports import Mistakes
 
+T = TypeVar("T")
+CODES: Mapping[object, str] = MappingProxyType(
+    {key: code.name for code in grpc.StatusCode for key in (code, code.value[0])} | {None: "OK"}
+)
+"""Names of codes, however grpcio gives them."""
 LARGE_BYTES = 65_536
 """A request from here on is read in a turn of its own: fifty at once would stop the loop."""
 LET_IN_S = 0.25
@@ -47,6 +54,8 @@ Context = aio.ServicerContext[Any, Any]
 """grpcio's context; what it carries differs per method, and the guard never looks inside."""
 
 
+Called = Callable[[str, str, float], None]
+"""Hears the full name of a method, the name of the status it ended with, and its seconds."""
 Behaviour = Callable[[Any, Context, Identity], Awaitable[Any]]
 """What serves a method: the request, or the iterator of requests; the context; who calls."""
 
@@ -90,8 +99,10 @@ def add_service(
     servicer: object,
     gate: Gate,
     mistakes: Mistakes,
+    *,
+    called: Called | None = None,
 ) -> None:
-    """Register every method of a service, each behind the guard.
+    """Register every method of a service, each behind the guard; ``called`` hears of every call.
 
     Its methods get the request, the context and who calls. One that the servicer lacks is refused
     with UNIMPLEMENTED, by name (P15).
@@ -99,7 +110,12 @@ def add_service(
     turn = asyncio.Lock()
     handlers = {
         method.name: _handler(
-            method, getattr(servicer, method.name, None) or _unbuilt(method), gate, mistakes, turn
+            method,
+            getattr(servicer, method.name, None) or _unbuilt(method),
+            gate,
+            mistakes,
+            turn,
+            called=called,
         )
         for method in service.methods
     }
@@ -114,19 +130,43 @@ def _handler(
     gate: Gate,
     mistakes: Mistakes,
     turn: asyncio.Lock,
+    *,
+    called: Called | None,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     access = ACCESS[method.full_name]  # none: it is not registered, and the server does not start
     message = GetMessageClass(method.input_type)
     read = partial(_read_now if method.client_streaming else _read, message)
     write = GetMessageClass(method.output_type).SerializeToString
     if not method.server_streaming:
-        unary = _unary(access, behaviour, gate, mistakes, turn)
+        unary = _timed(method, _unary(access, behaviour, gate, mistakes, turn), called)
         return grpc.unary_unary_rpc_method_handler(unary, read)
     hears = method.client_streaming
-    guarded = _stream(access, behaviour, gate, mistakes, turn, hears=hears)
+    stream = _stream(access, behaviour, gate, mistakes, turn, hears=hears)
+    guarded = _timed(method, stream, called)
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(guarded, read, write)
     return grpc.unary_stream_rpc_method_handler(guarded, read, write)
+
+
+def _timed(
+    method: MethodDescriptor,
+    behaviour: Callable[[Any, Context], Awaitable[T]],
+    called: Called | None,
+) -> Callable[[Any, Context], Awaitable[T]]:
+    if called is None:
+        return behaviour
+    name = f"{method.containing_service.full_name}/{method.name}"
+
+    async def call(request: object, context: Context) -> T:
+        begun, status = perf_counter(), "CANCELLED"  # by the transport, unless it ends by itself
+        try:
+            answer = await behaviour(request, context)
+            status = CODES.get(context.code(), "UNKNOWN")
+            return answer
+        finally:
+            called(name, status, perf_counter() - begun)
+
+    return call
 
 
 def _unbuilt(method: MethodDescriptor) -> Behaviour:

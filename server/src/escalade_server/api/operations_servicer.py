@@ -1,11 +1,12 @@
-"""``OperationsService``: shows the router as of now; the methods that steer it are not built."""
+"""``OperationsService``: shows the router as of now, and steers it."""
 
+from collections import Counter as Counted
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from escalade.v1 import operations_service_pb2 as wire
 from escalade.v1.escalation_pb2 import Quota
-from escalade_server.api import usage_report
+from escalade_server.api import model_state, trace, usage_report
 from escalade_server.api.callers import Identity
 from escalade_server.api.calls import Calls
 from escalade_server.api.convert_out import (
@@ -39,7 +40,10 @@ from escalade_server.core.catalog import (
 from escalade_server.core.nominal import nominal_view
 from escalade_server.core.policy import judge
 from escalade_server.core.standing import CircuitState, Verdict, VerdictClass
+from escalade_server.engine.controls import ModelDesk
 from escalade_server.engine.feed import Feed
+from escalade_server.engine.others import Others, Queued
+from escalade_server.engine.traces import Traces
 from escalade_server.engine.usage import Reports
 from escalade_server.engine.waiting import Waiter
 
@@ -71,6 +75,9 @@ class OperationsServicer:
         stall_s: float = 60.0,
         strategies: Strategies | None = None,
         reports: Reports | None = None,
+        desk: ModelDesk | None = None,
+        traces: Traces | None = None,
+        others: Others | None = None,
     ) -> None:
         """Keep what the status is read from, and the feed; its watchers may stall so long."""
         self._engine = engine
@@ -78,7 +85,8 @@ class OperationsServicer:
         self._info = info
         self._feed, self._stall_s = feed, stall_s
         self._strategies = strategies or Unchanging()
-        self._reports = reports
+        self._reports, self._traces = reports, traces
+        self._desk, self._others = desk, others
 
     async def WatchEvents(  # noqa: N802 - a proto name
         self, request: wire.WatchEventsRequest, context: Context, _caller: Identity
@@ -99,7 +107,15 @@ class OperationsServicer:
         engine, info = self._engine, self._info
         is_operator = caller.rank is Rank.OPERATOR
         agent = None if is_operator else caller.agent
-        view, waiters = _View(engine, self._calls.attempts(), agent), engine.waiters
+        others = () if self._others is None else await self._others.figures()
+        lines: list[Sequence[Waiter | Queued]] = [engine.waiters]
+        lines += [other.waiters for other in others]
+        attempts = Counted(self._calls.attempts())
+        running, calls = engine.running, self._calls.of(caller.agent)
+        for other in others:
+            attempts.update(other.attempts)
+            running, calls = running + other.running, calls + other.calls.get(caller.agent, 0)
+        view = _View(engine, attempts, agent)
         return wire.GetStatusResponse(
             now=time_to_proto(view.now_ms),
             started=time_to_proto(info.started_ms),
@@ -108,9 +124,9 @@ class OperationsServicer:
             strategy=info_to_proto(self._strategies.in_force, tells_why=is_operator),
             layers=[view.layer(layer) for layer in engine.catalog.layers],
             quotas=view.overall(caller),
-            in_flight_count=engine.running if is_operator else self._calls.of(caller.agent),
-            waiters=waiters_to_proto(waiters, agent),
-            waiter_count=len(waiters),
+            in_flight_count=running if is_operator else calls,
+            waiters=waiters_to_proto(lines, agent),
+            waiter_count=sum(map(len, lines)),
         )
 
     async def GetUsageReport(  # noqa: N802 - a proto name
@@ -118,6 +134,29 @@ class OperationsServicer:
     ) -> wire.GetUsageReportResponse:
         """Report the use of a day or a month: an operator sees all of it, an agent its own."""
         return await usage_report.serve(self._reports, request, caller)
+
+    async def GetTrace(  # noqa: N802 - a proto name
+        self, request: wire.GetTraceRequest, _context: Context, caller: Identity
+    ) -> wire.GetTraceResponse:
+        """Tell how one task went: an operator of any, an agent of its own."""
+        return await trace.serve(self._traces, request, caller)
+
+    async def SetModelState(  # noqa: N802 - a proto name
+        self, request: wire.SetModelStateRequest, _context: Context, caller: Identity
+    ) -> wire.SetModelStateResponse:
+        """Set models aside, take them in again, or end their cooldowns."""
+        now_ms = self._engine.clock.now_ms()
+        models = await model_state.serve(self._desk, request, caller, now_ms)
+        view = _View(self._engine, self._calls.attempts(), None)
+        keys = {(model.layer, model.key) for model in models}
+        return wire.SetModelStateResponse(
+            models=[
+                status
+                for layer in self._engine.catalog.layers
+                for model, status in zip(layer.models, view.layer(layer).models, strict=True)
+                if (model.layer, model.key) in keys
+            ]
+        )
 
     async def ReloadStrategy(  # noqa: N802 - a proto name
         self, _request: wire.ReloadStrategyRequest, _context: Context, _caller: Identity
@@ -142,12 +181,20 @@ class OperationsServicer:
         )
 
 
-def waiters_to_proto(waiters: Sequence[Waiter], agent: str | None) -> list[wire.Waiter]:
-    """Show who waits, oldest first, each with its place; an agent sees its own alone (D3)."""
+def waiters_to_proto(
+    lines: Iterable[Sequence[Waiter | Queued]], agent: str | None
+) -> list[wire.Waiter]:
+    """Show who waits, oldest first, each with its place; an agent sees its own alone (D3).
+
+    Each worker has a line of its own.
+    """
     shown = [
-        (at, one) for at, one in enumerate(waiters, start=1) if agent is None or one.agent == agent
+        (at, one)
+        for line in lines
+        for at, one in enumerate(line, start=1)
+        if agent is None or one.agent == agent
     ]
-    shown.sort(key=lambda place: place[1])
+    shown.sort(key=lambda place: (place[1].since_ms, place[1].request_id))
     return [
         wire.Waiter(
             agent=one.agent,
@@ -231,10 +278,16 @@ class _View:
             until=time_to_proto(verdict.until_ms),
             cooldown=self._cooldown(model),
             circuit=CIRCUITS[CircuitState.CLOSED if circuit is None else circuit.state],
+            disabled=self._is_disabled(model),
             probe=time_to_proto(circuit.until_ms) if circuit is not None and is_open else None,
             quotas=self.quotas((model,), _OF_MODEL),
             in_flight_count=self._attempts.get(model.key, 0) if self._sees_all else 0,
         )
+
+    def _is_disabled(self, model: Model) -> bool:
+        set_aside = self._standing.disabled
+        keys = (model.key, model.account_key, model.provider) if set_aside else ()
+        return any(key in set_aside and set_aside[key].until_ms > self.now_ms for key in keys)
 
     def _detail(self, verdict: Verdict) -> str:
         """Say why; how far a counter is used is told only of one's own."""

@@ -61,7 +61,7 @@ class Outbox:
     __slots__ = (
         "_attempt", "_broken", "_due", "_flush_s", "_items", "_loop", "_outcome", "_response",
         "_room", "_size", "_tail", "_timer", "_waiter", "_whole", "closed", "on_wait", "outcome",
-        "running", "sequence", "writing_since",
+        "running", "sequence", "trace_id", "writing_since",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +91,8 @@ class Outbox:
         """The ending, once it has been taken for writing."""
         self.sequence = 0
         """Number of the last event taken."""
+        self.trace_id = ""
+        """Of the task, for its report."""
         self.running: Model | None = None
         """The model that is being called for this task, for status."""
         self.writing_since = 0.0
@@ -209,7 +211,9 @@ class Outbox:
             if isinstance(item, Piece):
                 _write_piece(response, sequence, item)
             else:
-                put_event(response.events.add(), sequence, item, whole=self._whole)
+                put_event(
+                    response.events.add(), sequence, item, whole=self._whole, trace_id=self.trace_id
+                )
         self.sequence = sequence
         return response
 

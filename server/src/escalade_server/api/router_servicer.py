@@ -35,7 +35,8 @@ from escalade_server.api.methods import Context, as_mistake, refuse
 from escalade_server.api.outbox import Outbox, Response
 from escalade_server.api.route import Hearing, RouteOutbox, first_message, take
 from escalade_server.api.status import Refusal, RefusedError, bug, refusal_of
-from escalade_server.core import facts
+from escalade_server.api.trace_context import trace_of
+from escalade_server.core import facts, tracing
 from escalade_server.core.task import Delivery, Request
 from escalade_server.engine.ports import Mistakes, Origin
 from escalade_server.engine.resume import ResumeTokenError
@@ -144,6 +145,7 @@ class RouterServicer:
             now_ms=engine.clock.now_ms(),
             left_ms=_time_to_work(context),
             agent=caller.agent,
+            trace=trace_of(context.invocation_metadata()),
         )
         loop = asyncio.get_running_loop()
         whole = asked.request.delivery is Delivery.WHOLE
@@ -151,7 +153,10 @@ class RouterServicer:
         call.outbox = outbox
         asked_for, origin = self._origin(request, asked.request, context, call)
         outbox.on_wait = partial(self._calls.park, call)
+        if asked_for.task.session_id:
+            asked_for = await engine.recalled(asked_for)
         run = engine.start(asked_for, outbox, origin)
+        outbox.trace_id = tracing.trace_id(run.task_id, asked_for.trace)
         try:
             await context.send_initial_metadata(((REQUEST_ID_KEY, asked.request.id),))
             outcome = await _pump(outbox, context, loop)
@@ -193,18 +198,22 @@ class RouterServicer:
             left_ms=_time_to_work(context),
             agent=caller.agent,
             trusted=not caller.agent or caller.own.trusted_reports,
+            trace=trace_of(context.invocation_metadata()),
         )
         accepted = ((REQUEST_ID_KEY, request.id),)
         if wire.task.dry_run:
             await context.send_initial_metadata(accepted)
-            plan = engine.plan(request)
+            plan = engine.plan(await engine.recalled(request))
             await context.write(plan_to_proto(plan, request, engine.clock.now_ms()))
             return
         request, origin = self._origin(wire, request, context, call)
         loop = asyncio.get_running_loop()
         call.outbox = outbox = RouteOutbox(loop)
         outbox.on_wait = partial(self._calls.park, call)
+        if request.task.session_id:
+            request = await engine.recalled(request)
         run = engine.start(request, outbox, origin)
+        outbox.trace_id = tracing.trace_id(run.task_id, request.trace)
         hearing = loop.create_task(Hearing(engine, run, outbox, context, caller.agent).listen())
         try:
             await context.send_initial_metadata(accepted)

@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -20,16 +21,20 @@ from escalade.v1 import operations_service_pb2, router_service_pb2
 from escalade_server.api.callers import Gate, Identity
 from escalade_server.api.calls import Calls
 from escalade_server.api.face import Engine
-from escalade_server.api.methods import MALFORMED, Context, add_service
+from escalade_server.api.methods import MALFORMED, Called, Context, add_service
 from escalade_server.api.operations_servicer import OperationsServicer, ServiceInfo
 from escalade_server.api.router_servicer import RouterServicer
 from escalade_server.api.status import RefusedError
 from escalade_server.api.strategies import Strategies
 from escalade_server.api.tls import Certificates, TlsError, TlsFiles, Told
 from escalade_server.engine.background import Background
+from escalade_server.engine.controls import ModelDesk
 from escalade_server.engine.feed import Feed
 from escalade_server.engine.mistakes import LoopMistakes
-from escalade_server.engine.ports import Mistakes, TokenStore
+from escalade_server.engine.others import Others
+from escalade_server.engine.ports import Mistakes, Tokens
+from escalade_server.engine.readiness import BACKGROUND, DRAINING, Readiness
+from escalade_server.engine.traces import Traces
 from escalade_server.engine.usage import Reports
 from escalade_server.engine.waiting import RoomLimits
 
@@ -168,7 +173,8 @@ class ApiServer:
         self._health = health_checks
         self._options = options
         self._tls_told = tls_told
-        self.background = Background(mistakes, self.set_serving)
+        self.readiness = Readiness(self.set_serving)
+        self.background = Background(mistakes, partial(self.readiness.set, BACKGROUND))
         """Ends with the server, which is not serving while some of it keeps dying."""
         self._stopping: asyncio.Task[None] | None = None
         self.calls = calls
@@ -198,7 +204,7 @@ class ApiServer:
             raise BindError(f"cannot listen on {address}: choose a free port, or 0 for any")
         await self._server.start()
         self.background.start(self._cut_stalled)
-        await self.set_serving(serving=True)
+        await self.set_serving(serving=not self.readiness.wrong)
         return port
 
     async def set_serving(self, *, serving: bool) -> None:
@@ -210,6 +216,7 @@ class ApiServer:
     async def drain(self) -> None:
         """Report NOT_SERVING and refuse new calls with DRAINING; running calls go on."""
         self.calls.draining = True
+        await self.readiness.set(DRAINING, well=False)
         await self._health.serving.enter_graceful_shutdown()
 
     async def stop(self, grace_s: float) -> None:
@@ -309,18 +316,24 @@ def build_server(
     options: ServerOptions,
     *,
     mistakes: Mistakes | None = None,
-    tokens: TokenStore | None = None,
+    tokens: Tokens | None = None,
     tls_told: Told = lambda _why: None,
     feed: Feed | None = None,
     strategies: Strategies | None = None,
     reports: Reports | None = None,
+    desk: ModelDesk | None = None,
+    traces: Traces | None = None,
+    called: Called | None = None,
+    others: Others | None = None,
 ) -> ApiServer:
     """Wire the services onto a server that does not listen yet. Call it inside the event loop.
 
     ``mistakes`` takes mistakes of ours; by default the event loop's exception handler does.
     Without ``tokens`` no token opens anything. ``tls_told`` hears of renewed certificates. Without
     a ``feed`` there is nothing to watch, without ``strategies`` nothing to reload, without
-    ``reports`` nothing to report.
+    ``reports`` nothing to report, without a ``desk`` no model to set
+    aside, without ``traces`` none to show.
+    ``called`` hears of every call that has ended. A worker's status shows the ``others``, too.
     """
     calls = Calls(
         calls_max=options.calls_max,
@@ -350,6 +363,9 @@ def build_server(
                 stall_s=options.write_stall_s,
                 strategies=strategies,
                 reports=reports,
+                desk=desk,
+                traces=traces,
+                others=others,
             ),
         ),
         (_HEALTH, health_checks),
@@ -357,5 +373,5 @@ def build_server(
     if options.reflection:
         services.append((_REFLECTION, Reflection()))
     for service, servicer in services:
-        add_service(server, service, servicer, gate, sink)
+        add_service(server, service, servicer, gate, sink, called=called)
     return ApiServer(server, calls, health_checks, options, tls_told=tls_told, mistakes=sink)

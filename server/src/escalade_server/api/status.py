@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from escalade.v1 import error_pb2
 from escalade_server.api.convert_out import BUG_MESSAGE, ERROR_REASONS, wire_text
+from escalade_server.api.mends import MENDS, mended
 from escalade_server.core.facts import ErrorReason, Failed
 from escalade_server.core.standing import VerdictClass
 
@@ -50,6 +51,7 @@ STATUS: Mapping[error_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
     _W.ERROR_REASON_RESUME_TOKEN_INVALID: _S.INVALID_ARGUMENT,
     _W.ERROR_REASON_CURSOR_EXPIRED: _S.OUT_OF_RANGE,
     _W.ERROR_REASON_MODEL_UNKNOWN: _S.NOT_FOUND,
+    _W.ERROR_REASON_TRACE_UNKNOWN: _S.NOT_FOUND,
     _W.ERROR_REASON_NOT_YET_BUILT: _S.UNIMPLEMENTED,
     _W.ERROR_REASON_BUG: _S.INTERNAL,
 }
@@ -176,10 +178,10 @@ def _details(refusal: Refusal, listed: int) -> list[Message]:
 def status_of(refusal: Refusal) -> status_pb2.Status:
     """Write a refusal as ``google.rpc.Status``, in at most ``DETAILS_BYTES_MAX`` bytes (P6)."""
     listed = max(len(refusal.violations), len(refusal.quotas))
+    room = MESSAGE_BYTES_MAX - len(MENDS[refusal.reason].words) - 2
+    message = mended(refusal.reason, _short(refusal.message, room))
     while True:
-        status = status_pb2.Status(
-            code=refusal.code.value[0], message=_short(refusal.message, MESSAGE_BYTES_MAX)
-        )
+        status = status_pb2.Status(code=refusal.code.value[0], message=message)
         for detail in _details(refusal, listed):
             packed = any_pb2.Any()
             packed.Pack(detail)

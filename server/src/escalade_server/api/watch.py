@@ -20,6 +20,7 @@ from escalade_server.api.convert_out import (
 )
 from escalade_server.api.methods import Context
 from escalade_server.api.status import Refusal, RefusedError
+from escalade_server.core.standing import Cause
 from escalade_server.engine import news
 from escalade_server.engine.feed import (
     CursorExpiredError,
@@ -73,6 +74,8 @@ class Watch:
         """
         watcher = await self._begin()
         try:
+            if not self._cursor:  # so that a watch that breaks off before any news can be resumed
+                await context.write(wire.WatchEventsResponse(cursor=watcher.cursor))
             while True:
                 entries = await watcher.take(LIFE_S)
                 cursor = watcher.cursor
@@ -229,6 +232,7 @@ def _model_state(told: news.ModelNews) -> wire.ModelStateChanged:
         detail=wire_text(told.detail),
         until=time_to_proto(told.until_ms),
         circuit=CIRCUITS[told.circuit],
+        disabled=told.reason == Cause.DISABLED.value,
     )
     if told.scope:
         status.cooldown.scope = told.scope

@@ -6,13 +6,13 @@ from escalade_server.bootstrap.log import NOBODY_KNOWN
 from escalade_server.bootstrap.options import Authentication, Options, StartError
 from escalade_server.bootstrap.process import make_simulator, on_hangup, run, stop_signal, version
 from escalade_server.bootstrap.start import Running, start
-from escalade_server.bootstrap.state import ledger_desk, token_desk
+from escalade_server.bootstrap.state import AnyLedgerDesk, ledger_desk, token_desk
 from escalade_server.bootstrap.strategy import load_strategy, missing_keys
+from escalade_server.bootstrap.workers import WORKERS_MAX, Workers, start_workers
 from escalade_server.core.catalog import Counter, Period, Rank, Unit
 from escalade_server.engine.ports import StoreError, Token
 from escalade_server.engine.tokens import TokenDesk
 from escalade_server.provider_simulator import ScenarioError, Simulator
-from escalade_server.stores.audit import LedgerDesk
 from escalade_server.strategy.errors import StrategyErrors
 from escalade_server.strategy.load import Loaded
 from escalade_server.strategy.model import schema
@@ -21,11 +21,12 @@ from escalade_server.telemetry.logs import Format, Level
 
 __all__ = [
     "NOBODY_KNOWN",
+    "WORKERS_MAX",
+    "AnyLedgerDesk",
     "Authentication",
     "Counter",
     "Format",
     "Found",
-    "LedgerDesk",
     "Level",
     "Loaded",
     "Mark",
@@ -43,6 +44,7 @@ __all__ = [
     "Token",
     "TokenDesk",
     "Unit",
+    "Workers",
     "examine",
     "ledger_desk",
     "load_strategy",
@@ -52,6 +54,7 @@ __all__ = [
     "run",
     "schema",
     "start",
+    "start_workers",
     "stop_signal",
     "token_desk",
     "version",

@@ -138,7 +138,7 @@ async def _clocks(loaded: Loaded) -> AsyncIterator[Found]:
     for provider, date in zip(urls, dates, strict=True):
         try:
             ahead_s = now_s - parsedate_to_datetime(date).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             yield Found("clock", Mark.SKIPPED, f"{provider} does not say what time it is")
             continue
         off_s = max(abs(ahead_s) - 1.0, 0.0)  # a date has no fractions
@@ -193,8 +193,11 @@ async def _redis(place: Place) -> Found:
     finally:
         await link.close()
     detail = f"{place!r} may be used; it answers in {took_s * 1_000:.1f} ms"
-    if took_s > SLOW_S:
-        return Found("store", Mark.WARNING, detail, "Put it nearer: 250 ms is its deadline.")
+    if took_s * 1_000 > place.deadline_ms:
+        mend = f"Put it nearer: {place.deadline_ms} ms is its deadline."
+        return Found("store", Mark.WARNING, detail, mend)
+    if link.advice:
+        return Found("store", Mark.WARNING, f"{detail}; {link.advice}", "Renew it.")
     return Found("store", Mark.OK, detail)
 
 

@@ -5,21 +5,31 @@ from contextlib import AsyncExitStack
 from typing import TextIO
 
 from escalade_server.bootstrap.options import Options
+from escalade_server.engine.readiness import DRAINING
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import names
 from escalade_server.telemetry.logs import Log, make_logger
 from escalade_server.telemetry.mistakes import LoggedMistakes
+from escalade_server.telemetry.redact import Redactor
 from escalade_server.telemetry.sink import LineSink
 
 NOBODY_KNOWN = "Callers must be known, and no token is live: make one with `escalade token create`"
 
 
-def open_log(options: Options, stream: TextIO, stack: AsyncExitStack) -> Log:
-    """Open the log; ``stack`` closes it, and says then how many lines were lost."""
+def open_log(
+    options: Options, stream: TextIO, stack: AsyncExitStack, worker: int = 0,
+    redactor: Redactor | None = None,
+) -> tuple[Log, LineSink]:  # fmt: skip
+    """Open the log; ``stack`` closes it, and says then how many lines were lost.
+
+    Every line of a ``worker`` has its number.
+    """
     sink = LineSink(stream)
-    log = make_logger(sink, stream, options.log_format, options.log_level)
+    log = make_logger(sink, stream, options.log_format, options.log_level, redactor)
+    if worker:
+        log = log.bind(worker=worker)
     stack.callback(_close_log, sink, log)
-    return log
+    return log, sink
 
 
 def say_tls(log: Log, why: str) -> None:
@@ -36,6 +46,14 @@ def say_ledger(log: Log, why: str) -> None:
         log.error(names.LEDGER_FAILING, detail=why)
     else:
         log.info(names.LEDGER_MENDED)
+
+
+def say_readiness(log: Log, reason: str, well: bool) -> None:  # noqa: FBT001 - as it is told
+    """Log that readiness is lost for a reason, or that the reason is gone."""
+    if well:
+        log.info(names.SERVER_READY, reason=reason)
+    elif reason != DRAINING:  # which is said by itself
+        log.warning(names.SERVER_NOT_READY, reason=reason)
 
 
 def _close_log(sink: LineSink, log: Log) -> None:

@@ -5,7 +5,15 @@ from collections.abc import Callable
 
 from escalade_server.engine.background import Background
 from escalade_server.engine.feed import Feed
-from escalade_server.engine.ports import Clock, Entropy, FeedStore, Notice, Poster
+from escalade_server.engine.ports import (
+    Clock,
+    Duty,
+    Entropy,
+    FeedStore,
+    Leadership,
+    Notice,
+    Poster,
+)
 from escalade_server.notify.desk import Desk
 from escalade_server.notify.webhook import Shape, Target, Webhook
 from escalade_server.strategy.load import Loaded
@@ -34,9 +42,9 @@ class Notices:
 
     def __init__(
         self, feed: Feed, store: FeedStore, *, clock: Clock, entropy: Entropy, poster: Poster,
-        log: Log, loaded: Callable[[], Loaded],
+        log: Log, loaded: Callable[[], Loaded], leads: Leadership,
     ) -> None:  # fmt: skip
-        """``loaded`` is the strategy in force."""
+        """``loaded`` is the strategy in force; of several servers one leads, and tells people."""
         self._clock, self._entropy, self._poster, self._log = clock, entropy, poster, log
         self._loaded = loaded
         self._hooks: dict[Target, tuple[Webhook, asyncio.Task[None]]] = {}
@@ -46,6 +54,7 @@ class Notices:
             rules=lambda: loaded().catalog.rules,
             log=lambda: self._lines if loaded().sinks.log else None,
             hooks=self._hooks_now,
+            leads=lambda: leads.holds(Duty.NOTICES),
         )  # fmt: skip
 
     def start(self, background: Background) -> None:

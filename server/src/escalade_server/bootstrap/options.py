@@ -33,6 +33,8 @@ class Options:
     recover: bool = False
     """Save first what can be read of a damaged ledger; the old file is kept aside."""
     reflection: bool = False
+    metrics: str | None = None
+    """Where to serve metrics and probes: ``HOST:PORT``, ``PORT`` on loopback, or ``unix:PATH``."""
     grace_s: float = 30.0
     log_format: Format | None = None
     """None: text on a terminal, else JSON."""

@@ -44,12 +44,13 @@ def on_hangup(call: Callable[[], None]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, call)
 
 
-def stop_signal() -> asyncio.Event:
-    """Turn the first SIGTERM or SIGINT into an event; the second exits at once."""
+def stop_signal(at_once: Callable[[], None] = lambda: None) -> asyncio.Event:
+    """Turn the first SIGTERM or SIGINT into an event; the second ends ``at_once``, and exits."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
         if stop.is_set():
+            at_once()
             os._exit(128 + number)
         stop.set()
 

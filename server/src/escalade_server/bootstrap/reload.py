@@ -85,6 +85,13 @@ class StrategyKeeper:
         self._hung_up = asyncio.Event()
         self._works: set[asyncio.Task[Reloaded]] = set()
         self.in_force = self._described(loaded)
+        self.taken: Callable[[str, Loaded], None] = lambda _cause, _loaded: None
+        """Hears of a strategy that was put in force here first, and why."""
+
+    @property
+    def auth_required(self) -> bool:
+        """Whether callers must be known: said once, at the start."""
+        return self._place.auth_required
 
     def hang_up(self) -> None:
         """Take a SIGHUP."""
@@ -107,9 +114,13 @@ class StrategyKeeper:
         if self._found != self._seen and self._found == before:
             await self.reload("the file changed")
 
-    async def reload(self, cause: str = "an operator") -> Reloaded:
-        """Put the file as it is now in force, whole or not at all."""
-        work = asyncio.create_task(self._reload(cause))  # a caller may leave, half of it may not
+    async def reload(self, cause: str = "an operator", *, follows: bool = False) -> Reloaded:
+        """Put the file as it is now in force, whole or not at all.
+
+        One that ``follows`` another worker tells nobody: that one has.
+        """
+        # A caller may leave, half of it may not.
+        work = asyncio.create_task(self._reload(cause, follows=follows))
         self._works.add(work)
         work.add_done_callback(self._works.discard)
         return await asyncio.shield(work)
@@ -126,7 +137,7 @@ class StrategyKeeper:
 
     # ---------------------------------------------------------------------------------- inside
 
-    async def _reload(self, cause: str) -> Reloaded:
+    async def _reload(self, cause: str, *, follows: bool) -> Reloaded:
         async with self._turn:
             self._seen = await asyncio.to_thread(_digest, self.loaded)
             loaded: Loaded | None = None
@@ -148,7 +159,11 @@ class StrategyKeeper:
                 told = self._take(cause, loaded)
             now = self.in_force
             findings = tuple(finding.message for finding in told.findings[:20])
-            self._tell(StrategyNews(told.applied, now.version, now.sha256, now.loaded_ms, findings))
+            if not follows:
+                news = StrategyNews(told.applied, now.version, now.sha256, now.loaded_ms, findings)
+                self._tell(news)
+                if told.applied:
+                    self.taken(cause, self.loaded)
             return told
 
     def _take(self, cause: str, loaded: Loaded) -> Reloaded:

@@ -4,6 +4,7 @@ from escalade_server.bootstrap.state import Ledger
 from escalade_server.core.words import usd
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.news import Entry, ReportNews
+from escalade_server.engine.ports import Duty, Leadership
 from escalade_server.engine.usage import UsageReport
 from escalade_server.report.daily import DailyReports
 from escalade_server.report.text import cost_nanos, saving
@@ -13,7 +14,7 @@ from escalade_server.telemetry.logs import Log
 
 
 def reports_of(
-    store: Ledger, engine: Engine, log: Log, zone: str
+    store: Ledger, engine: Engine, log: Log, zone: str, leads: Leadership
 ) -> tuple[UsageReports, DailyReports]:
     """Wire the reports of a store, whose days begin and end in ``zone``.
 
@@ -40,7 +41,7 @@ def reports_of(
         store,
         engine.clock,
         zone=zone,
-        wanted=lambda: engine.catalog.rules.daily_report,
+        wanted=lambda: engine.catalog.rules.daily_report and leads.holds(Duty.REPORTS),
         made=made,
     )
     return reports, daily

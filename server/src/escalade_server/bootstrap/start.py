@@ -17,51 +17,56 @@ from typing import TextIO
 from escalade_server.api.operations_servicer import ServiceInfo
 from escalade_server.api.server import ApiServer, BindError, ServerOptions, build_server
 from escalade_server.bootstrap.clock import clock_watch, witness_of, witnesses_of
+from escalade_server.bootstrap.controls import desk_of
 from escalade_server.bootstrap.log import (
     catch_strays,
     open_log,
-    say_ledger,
     say_started,
     say_tls,
 )
+from escalade_server.bootstrap.metrics import Meter
 from escalade_server.bootstrap.notices import Notices
 from escalade_server.bootstrap.options import DEFAULT_STATE, Options, StartError
+from escalade_server.bootstrap.post import Post
 from escalade_server.bootstrap.process import version
 from escalade_server.bootstrap.reload import Place, StrategyKeeper, unlocked
 from escalade_server.bootstrap.reports import reports_of
 from escalade_server.bootstrap.state import (
+    AnyStore,
+    Opened,
     auth_required,
     counters_of,
     is_locked,
-    local_path,
     open_store,
     recover_store,
     state_path,
-    tokens_of,
 )
-from escalade_server.bootstrap.strategy import load_strategy
+from escalade_server.bootstrap.strategy import load_strategy, secrets_of
+from escalade_server.bootstrap.tracing import surroundings_of, tracing_of
 from escalade_server.checks.gates import AnswerGates
 from escalade_server.core.alerting import marks_of
 from escalade_server.core.commands import SetBench
+from escalade_server.engine.background import Work
 from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.feed import Feed
 from escalade_server.engine.lookout import Lookout
-from escalade_server.engine.ports import Observer
+from escalade_server.engine.ports import Observer, Tokens
+from escalade_server.engine.sessions import Sessions
 from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.evidence import EvidenceClassifier
 from escalade_server.providers.http import HttpClient, HttpLimits
 from escalade_server.providers.poster import HttpPoster
 from escalade_server.providers.registry import CODECS, ProviderRegistry
-from escalade_server.stores.redis import RedisStore
-from escalade_server.stores.sqlite import SqliteStore
-from escalade_server.stores.tokens import SqliteTokens
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import names
+from escalade_server.telemetry.keeper import TraceKeeper
 from escalade_server.telemetry.logs import Log, LogObserver, is_text
 from escalade_server.telemetry.mistakes import LoggedMistakes
 from escalade_server.telemetry.observers import Observers
+from escalade_server.telemetry.redact import Redactor
+from escalade_server.telemetry.state_log import StateLog
 from escalade_server.telemetry.watchdog import Watchdog
 
 DRAIN_S = 10.0
@@ -81,6 +86,7 @@ class Running:
         nobody_known: bool,
         engine: Engine,
         watchdog: Watchdog,
+        metrics: str,
         stack: AsyncExitStack,
     ) -> None:
         """Use ``start``."""
@@ -93,6 +99,8 @@ class Running:
         """Callers must be known, and as yet there is no token for any."""
         self.engine = engine
         self.watchdog = watchdog
+        self.metrics = metrics
+        """Where metrics are served; empty: nowhere."""
         self._stack = stack
 
     @property
@@ -111,14 +119,13 @@ async def start(
     environ: Mapping[str, str] | None = None,
     observers: Sequence[Observer] = (),
     log_stream: TextIO | None = None,
+    post: Post | None = None,
 ) -> Running:
     """Build everything and serve. Must run inside the event loop that is to serve.
 
-    Args:
-        options: What to serve, and where.
-        environ: Holds the keys; default is this process's environment.
-        observers: Further watchers, beside the log.
-        log_stream: Where the log goes; default is standard error.
+    ``environ`` holds the keys; default is this process's environment. ``observers`` watch beside
+    the log, which goes to ``log_stream``; default is standard error. ``post`` is that of a worker,
+    which shares port and ledger with others.
 
     Raises:
         StrategyErrors: the strategy does not load.
@@ -126,54 +133,55 @@ async def start(
     """
     stream = log_stream or sys.stderr
     keys = os.environ if environ is None else environ
-    loaded = load_strategy(options.strategy, environ=keys)
+    loaded = (load_strategy if post is None else post.load)(options.strategy, environ=keys)
     state = options.state or loaded.state_url or DEFAULT_STATE
-    clock, entropy = SystemClock(witnessed=bool(witnesses_of(loaded))), SystemEntropy()
+    entropy = SystemEntropy()
     async with AsyncExitStack() as stack:
-        log = open_log(options, stream, stack)
-        mistakes = LoggedMistakes(log, entropy.task_id)
-        catch_strays(stack, mistakes, log)
-        http = await stack.enter_async_context(HttpClient(HttpLimits()))
-        if options.recover:
-            await recover_store(state_path(state), clock, log)
-        opened = await open_store(state, clock, loaded, stack, partial(say_ledger, log))
-        keeps = loaded.catalog.rules.log_escalations
-        log_observer = LogObserver(log, options.log_level, log_escalations=keeps)
-        parts = _Parts(opened.store, opened.feed, http, clock, log, mistakes, log_observer)
-        store, feed = opened.store, opened.feed
-        observer = Observers((log_observer, feed, *observers))
-        engine = _engine_of(parts, loaded, entropy, observer, opened.secret)
+        parts, opened, meter = await _equip(options, stream, loaded, state, entropy, stack, post)
+        store, feed, http, clock = parts.store, parts.feed, parts.http, parts.clock
+        log, mistakes = parts.log, parts.mistakes
+        tracing = tracing_of(keys, log, stack, HttpPoster(http), lambda: strategies.loaded)
+        traced = () if tracing is None else (tracing.tracer,)
+        kept = TraceKeeper(store, surroundings_of(lambda: strategies.loaded), clock, log)
+        watching = (parts.log_observer, feed, kept, *traced, *meter.observers)
+        observer = Observers((*watching, *observers))
+        engine = _engine_of(parts, loaded, entropy, observer, opened)
         stack.push_async_callback(_drain, engine, log)
-        tokens = tokens_of(local_path(state), clock, stack)
-        told = server_options(options, loaded, tokens, clock)
+        tokens, rules = opened.tokens, loaded.catalog.rules
+        told = server_options(options, loaded, tokens, clock, post)
         place = Place(options.strategy, keys, options.state is not None, told.auth_required)
         strategies = _keeper_of(parts, place, loaded, engine)
         nobody_known = told.auth_required and is_locked(options, tokens, clock.now_ms())
-        zone = loaded.catalog.rules.report_zone
-        reports, daily = reports_of(store, engine, log, zone)
+        reports, daily = reports_of(store, engine, log, rules.report_zone, opened.leads)
         server = build_server(
             engine, told, mistakes=mistakes, tokens=tokens, tls_told=partial(say_tls, log),
-            strategies=strategies, feed=feed, reports=reports,
+            strategies=strategies, feed=feed, reports=reports, desk=desk_of(engine, feed, log),
+            called=meter.called, others=post, traces=kept,
         )  # fmt: skip
         notices = Notices(
             feed, store, clock=clock, entropy=entropy, poster=HttpPoster(http), log=log,
-            loaded=lambda: strategies.loaded,
+            loaded=lambda: strategies.loaded, leads=opened.leads,
         )  # fmt: skip
         stack.callback(notices.close)
         stack.push_async_callback(_stop_server, server, engine, feed, options.grace_s, log)
-        target, watchdog = await _listen(server, options.host), _watched(server, log)
-        server.background.start(clock_watch(clock, lambda: strategies.loaded, http, log))
-        server.background.start(strategies.watch)
-        server.background.start(Lookout(engine, feed).run)
+        meter.watch(engine, feed, server.readiness, tracing)
+        target, watchdog = await _listen(server, options.host), _watched(server, log, meter.lagged)
+        metrics = meter.serve(engine, server, strategies, watchdog, mistakes, stack)
+        once, read = post.once if post is not None else _always, lambda: strategies.loaded
+        works = [clock_watch(clock, read, http, log), once(strategies.watch), daily.run]
+        works.append(once(Lookout(engine, StateLog(log, feed)).run))
+        for work in works if tracing is None else [*works, tracing.exporter.run]:
+            server.background.start(work)
         notices.start(server.background)
-        server.background.start(daily.run)
-        if not is_text(stream, options.log_format):  # people are told by the command itself
+        if post is not None:
+            post.man(engine, strategies, server.calls)
+        elif not is_text(stream, options.log_format):  # people are told by the command itself
             new_state = opened.where if opened.is_new else ""
             say_started(log, loaded, target, new_state, nobody_known=nobody_known)
         return Running(
             strategies=strategies, target=target, state=opened.where, engine=engine,
             ledger_is_new=opened.is_new, nobody_known=nobody_known, watchdog=watchdog,
-            stack=stack.pop_all(),
+            metrics=metrics, stack=stack.pop_all(),
         )  # fmt: skip
 
 
@@ -181,21 +189,45 @@ async def start(
 class _Parts:
     """What engine and strategies are made of."""
 
-    store: SqliteStore | RedisStore
+    store: AnyStore
     feed: Feed
     http: HttpClient
     clock: SystemClock
     log: Log
     mistakes: LoggedMistakes
     log_observer: LogObserver
+    redactor: Redactor
 
     def providers(self, loaded: Loaded, heed: Callable[[SetBench], None]) -> ProviderRegistry:
         """Make what calls the models of a strategy."""
         return providers_of(loaded, self.http, self.clock, heed, witness_of(self.clock, loaded))
 
 
+async def _equip(  # noqa: PLR0917 - each of its own kind
+    options: Options, stream: TextIO, loaded: Loaded, state: str, entropy: SystemEntropy,
+    stack: AsyncExitStack, post: Post | None,
+) -> tuple[_Parts, Opened, Meter]:  # fmt: skip
+    """Open the log first, and then the ledger."""
+    redactor, number = Redactor(secrets_of(loaded)), post.number if post is not None else 0
+    log, sink = open_log(options, stream, stack, number, redactor)
+    meter, mistakes = Meter(options, log, sink), LoggedMistakes(log, entropy.task_id)
+    catch_strays(stack, mistakes, log)
+    clock = SystemClock(witnessed=bool(witnesses_of(loaded)))
+    http = await stack.enter_async_context(HttpClient(HttpLimits()))
+    if options.recover:
+        await recover_store(state_path(state), clock, log)
+    opened = await open_store(state, clock, loaded, stack, meter.ledger, post=post)
+    if opened.advice:
+        log.warning(names.LEDGER_OUTDATED, detail=opened.advice)
+    keeps = loaded.catalog.rules.log_escalations
+    every = is_text(stream, options.log_format)
+    told = LogObserver(log, options.log_level, log_escalations=keeps, every_task=every)
+    parts = _Parts(opened.store, opened.feed, http, clock, log, mistakes, told, redactor)
+    return parts, opened, meter
+
+
 def _engine_of(
-    parts: _Parts, loaded: Loaded, entropy: SystemEntropy, observer: Observer, secret: str
+    parts: _Parts, loaded: Loaded, entropy: SystemEntropy, observer: Observer, opened: Opened
 ) -> Engine:
     def heed(order: SetBench) -> None:
         engine.heed(order)
@@ -210,7 +242,9 @@ def _engine_of(
         classifier=EvidenceClassifier(),
         checker=AnswerGates(),
         mistakes=parts.mistakes,
-        resume_secret=secret,
+        resume_secret=opened.secret,
+        free=opened.free,
+        sessions=Sessions(parts.store, parts.clock, opened.secret),
     )
     for order in unlocked(loaded, parts.store.standing(parts.clock.now_ms())):
         engine.heed(order)
@@ -227,6 +261,7 @@ def _keeper_of(parts: _Parts, place: Place, loaded: Loaded, engine: Engine) -> S
         engine.adopt(new.catalog, found)
         for order in unlocked(new, store.standing(clock.now_ms()), keeper.loaded):
             engine.heed(order)
+        parts.redactor.learn(secrets_of(new))
         parts.log_observer.log_escalations = new.catalog.rules.log_escalations
         clock.witnessed = bool(witnesses_of(new))
 
@@ -243,9 +278,13 @@ def _keeper_of(parts: _Parts, place: Place, loaded: Loaded, engine: Engine) -> S
     return keeper
 
 
-def _watched(server: ApiServer, log: Log) -> Watchdog:
+def _always(work: Work) -> Work:
+    return work
+
+
+def _watched(server: ApiServer, log: Log, told: Callable[[float], None]) -> Watchdog:
     """Watch the event loop for as long as the server runs."""
-    watchdog = Watchdog(log)
+    watchdog = Watchdog(log, told=told)
     server.background.start(watchdog.run)
     return watchdog
 
@@ -288,7 +327,7 @@ def providers_of(
 
 
 def server_options(
-    options: Options, loaded: Loaded, tokens: SqliteTokens | None, clock: SystemClock
+    options: Options, loaded: Loaded, tokens: Tokens | None, clock: SystemClock, post: Post | None
 ) -> ServerOptions:
     """Say where to listen, to whom, and what the status tells of the service."""
     return ServerOptions(
@@ -298,9 +337,10 @@ def server_options(
         tls=options.tls,
         allow_insecure=options.allow_insecure,
         reflection=options.reflection,
+        reuse_port=post is not None,
         info=ServiceInfo(
             version=version(),
-            started_ms=clock.now_ms(),
+            started_ms=clock.now_ms() if post is None else post.started_ms,
         ),
     )
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from escalade_server.api.server import is_loopback
+from escalade_server.bootstrap.leasing import journals_of, leased
 from escalade_server.bootstrap.options import DEFAULT_STATE, Options, StartError
+from escalade_server.bootstrap.post import Post
 from escalade_server.bootstrap.strategy import load_strategy
 from escalade_server.core.alerting import marks_of
 from escalade_server.core.catalog import Counter
@@ -16,13 +18,18 @@ from escalade_server.engine.calendar import Calendar
 from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.feed import Feed
-from escalade_server.engine.ports import FeedStore, Store, StoreError
+from escalade_server.engine.leading import Alone
+from escalade_server.engine.ports import FeedStore, Leadership, Store, StoreError, Tokens
 from escalade_server.engine.tokens import TokenDesk
+from escalade_server.engine.traces import TraceStore
 from escalade_server.engine.usage import UsageStore
 from escalade_server.stores.audit import LedgerDesk
+from escalade_server.stores.leased import LeasedStore
 from escalade_server.stores.recover import recover
 from escalade_server.stores.redis import RedisStore
-from escalade_server.stores.redis_link import Place, place_of
+from escalade_server.stores.redis_audit import RedisLedgerDesk
+from escalade_server.stores.redis_link import Place, Way, place_of
+from escalade_server.stores.redis_tokens import RedisTokens
 from escalade_server.stores.secret import load_secret
 from escalade_server.stores.sqlite import SqliteStore
 from escalade_server.stores.tokens import SqliteTokens
@@ -30,10 +37,12 @@ from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import names
 from escalade_server.telemetry.logs import Log
 
-_SERVERS = ("redis", "rediss")
+AnyStore = SqliteStore | RedisStore | LeasedStore
+AnyLedgerDesk = LedgerDesk | RedisLedgerDesk
+_SERVERS = tuple(f"{scheme}{way.value}" for scheme in ("redis", "rediss") for way in Way)
 
 
-class Ledger(Store, FeedStore, UsageStore, Protocol):
+class Ledger(Store, FeedStore, UsageStore, TraceStore, Protocol):
     """What a server needs of its store."""
 
 
@@ -45,6 +54,7 @@ def state_path(state: str) -> str | None:
     Raises:
         StartError: a store that is not built.
     """
+    state, _ = leased(state)
     if state == "memory:":
         return None
     scheme, colon, rest = state.partition(":")
@@ -61,31 +71,18 @@ def state_path(state: str) -> str | None:
 
 
 def redis_place(state: str) -> Place | None:
-    """Find the Redis or Valkey of a state given as `redis://` or `rediss://`; None: it is a file.
+    """Find the Redis or Valkey of a state given as a URL of one; None: it is a file.
 
     Raises:
         StartError: the URL cannot be used; the message never holds its password.
     """
+    state, _ = leased(state)
     if state.partition(":")[0] not in _SERVERS:
         return None
     try:
         return place_of(state)
     except StoreError as error:
         raise StartError(f"{error}") from error
-
-
-def local_path(state: str) -> str | None:
-    """Find beside which file local things are kept: also with Redis, tokens are in a file."""
-    return DEFAULT_STATE if redis_place(state) else state_path(state)
-
-
-def tokens_of(path: str | None, clock: SystemClock, stack: AsyncExitStack) -> SqliteTokens | None:
-    """Find the tokens beside a ledger; state in memory has none."""
-    if path is None:
-        return None
-    tokens = SqliteTokens(_beside(path), clock)
-    stack.callback(tokens.close)
-    return tokens
 
 
 def resume_secret_of(path: str | None) -> str:
@@ -105,6 +102,15 @@ def _beside(path: str) -> str:
     return f"{path}.tokens"
 
 
+def _tokens_beside(path: str | None, clock: SystemClock, stack: AsyncExitStack) -> Tokens | None:
+    """Find the tokens beside a ledger; state in memory has none."""
+    if path is None:
+        return None
+    tokens = SqliteTokens(_beside(path), clock)
+    stack.callback(tokens.close)
+    return tokens
+
+
 def token_desk(state: str | None, strategy: str | None) -> TokenDesk:
     """Open the tokens of a state, for an operator's command; a server may run meanwhile.
 
@@ -112,14 +118,17 @@ def token_desk(state: str | None, strategy: str | None) -> TokenDesk:
         StrategyErrors: the strategy does not load.
         StartError: there is no such place.
     """
-    stated = state or (load_strategy(strategy).state_url if strategy else None)
-    path, clock = local_path(stated or DEFAULT_STATE), SystemClock()
+    stated = state or (load_strategy(strategy).state_url if strategy else None) or DEFAULT_STATE
+    place, clock = redis_place(stated), SystemClock()
+    if place is not None:
+        return TokenDesk(RedisTokens(place), clock, SystemEntropy())
+    path = state_path(stated)
     if path is None:
         raise StartError("state in memory keeps no tokens; give a path with --state")
     return TokenDesk(SqliteTokens(_beside(path), clock), clock, SystemEntropy())
 
 
-def ledger_desk(state: str | None, strategy: str | None) -> tuple[LedgerDesk, list[Counter]]:
+def ledger_desk(state: str | None, strategy: str | None) -> tuple[AnyLedgerDesk, list[Counter]]:
     """Open the ledger of a state for an operator's command; a server may run meanwhile.
 
     The counters are those of the strategy, if one is given.
@@ -130,14 +139,17 @@ def ledger_desk(state: str | None, strategy: str | None) -> tuple[LedgerDesk, li
         StoreError: there is no ledger that can be read.
     """
     loaded = load_strategy(strategy, assume_keys=True) if strategy else None
-    path = state_path(state or (loaded.state_url if loaded else None) or DEFAULT_STATE)
+    stated = state or (loaded.state_url if loaded else None) or DEFAULT_STATE
+    counters, place = counters_of(loaded) if loaded else [], redis_place(stated)
+    if place is not None:
+        return RedisLedgerDesk(place, SystemClock(), Calendar()), counters
+    path = state_path(stated)
     if path is None:
         raise StartError("state in memory ends with its server; give a path with --state")
-    counters = counters_of(loaded) if loaded else []
     return LedgerDesk(path, SystemClock(), Calendar()), counters
 
 
-def auth_required(options: Options, loaded: Loaded, tokens: SqliteTokens | None) -> bool:
+def auth_required(options: Options, loaded: Loaded, tokens: Tokens | None) -> bool:
     """Say whether every caller must be known.
 
     On a laptop nobody need be: loopback, no agents in the strategy, no token ever made. A token
@@ -161,7 +173,7 @@ def _by_certificate(options: Options) -> bool:
     return options.tls is not None and options.tls.client_ca is not None
 
 
-def is_locked(options: Options, tokens: SqliteTokens | None, now_ms: int) -> bool:
+def is_locked(options: Options, tokens: Tokens | None, now_ms: int) -> bool:
     """Tell whether nobody at all could be let in as things are."""
     if _by_certificate(options):
         return False
@@ -190,13 +202,19 @@ def _exists(path: str) -> bool:
 class Opened(NamedTuple):
     """A ledger that is open, with its feed."""
 
-    store: SqliteStore | RedisStore
+    store: AnyStore
     feed: Feed
     where: str
     """As people are told: without a password (D6)."""
     is_new: bool
     secret: str
     """Signs resume tokens; of all servers that share the ledger."""
+    tokens: Tokens | None
+    leads: Leadership
+    free: Callable[[str, str], None]
+    """Hears of request ids that run here no more (R27)."""
+    advice: str = ""
+    """What is not as it should be, though it serves."""
 
 
 async def open_store(
@@ -205,24 +223,39 @@ async def open_store(
     loaded: Loaded,
     stack: AsyncExitStack,
     tell: Callable[[str], None],
+    *,
+    post: Post | None = None,
 ) -> Opened:
     """Open the ledger of a strategy, booking what dead owners left; ``stack`` closes it.
 
     The event feed is kept in it, and told of what it kept from the first moment on.
 
-    ``tell`` hears why it cannot be written, and nothing when it can be again.
+    ``tell`` hears why it cannot be written, and nothing when it can be again. A worker shares it
+    with the others of its ``post``.
 
     Raises:
         StartError: it cannot be used; the message says why.
     """
-    place, path, zone = redis_place(state), local_path(state), loaded.catalog.rules.report_zone
+    place, zone = redis_place(state), loaded.catalog.rules.report_zone
+    crew = None if post is None else post.crew
+    journal = place and place.journal
+    if place is not None and place.journal and crew is not None and crew.number > 1:
+        place = place._replace(journal=f"{place.journal}-{crew.number}")
+    path = None if place is not None else state_path(state)
     is_new = path is None or not _exists(path)
-    store: SqliteStore | RedisStore
-    if place is not None:
+
+    def beneath(tell: Callable[[str], None]) -> SqliteStore | RedisStore:
+        if place is None:
+            return SqliteStore(path, clock, Calendar(), tell=tell, zone=zone, crew=crew)
         fresh = SystemEntropy.secret()
-        store = RedisStore(place, clock, Calendar(), tell, zone=zone, secret=fresh)
+        return RedisStore(place, clock, Calendar(), tell, zone=zone, secret=fresh)
+
+    _, is_leased = leased(state)
+    if is_leased:
+        journals = journals_of(path, journal, is_server=place is not None)
+        store: AnyStore = LeasedStore(beneath, journals, clock, Calendar(), tell, zone=zone)
     else:
-        store = SqliteStore(path, clock, Calendar(), tell=tell, zone=zone)
+        store = beneath(tell)
     stack.push_async_callback(store.close)
     feed = Feed(store, clock)
     store.follow(feed.told, marks_of(loaded.catalog))
@@ -230,9 +263,16 @@ async def open_store(
         await store.open(counters_of(loaded))
     except StoreError as error:
         raise StartError(f"{error}") from error
-    if isinstance(store, RedisStore):
-        return Opened(store, feed, repr(place), store.is_new, store.secret)
-    return Opened(store, feed, state, is_new, resume_secret_of(path))
+    shared = store.beneath if isinstance(store, LeasedStore) else store
+    if isinstance(shared, RedisStore):
+        return Opened(
+            store, feed, repr(place), shared.is_new, shared.secret, shared.shared, shared.shared,
+            shared.free, shared.advice,
+        )  # fmt: skip
+    return Opened(
+        store, feed, state, is_new, resume_secret_of(path), _tokens_beside(path, clock, stack),
+        crew or Alone(), lambda _agent, _request_id: None,
+    )  # fmt: skip
 
 
 def counters_of(loaded: Loaded) -> list[Counter]:

@@ -18,10 +18,22 @@ def connect(target: str) -> escalade.Client:
     `ESCALADE_TOKEN` is the bearer token; `ESCALADE_TLS_CA` a PEM file of the authority to trust,
     which also switches TLS on. They are no options: what is typed stays in histories.
     """
+    token, tls = _credentials()
+    return escalade.Client(target, token=token, tls=tls)
+
+
+def connect_async(target: str) -> escalade.AsyncClient:
+    """Make a client for an event loop, likewise."""
+    token, tls = _credentials()
+    return escalade.AsyncClient(target, token=token, tls=tls)
+
+
+def _credentials() -> tuple[str | None, escalade.Tls | bool]:
     token, authority = os.environ.get(TOKEN) or None, os.environ.get(CA)
+    if not authority:
+        return token, False
     try:
-        tls = escalade.Tls(root_certificates=Path(authority).read_bytes()) if authority else False
-        return escalade.Client(target, token=token, tls=tls)
+        return token, escalade.Tls(root_certificates=Path(authority).read_bytes())
     except OSError as error:
         raise CommandError(f"{CA}: {authority} cannot be read: {error.strerror}.") from error
 

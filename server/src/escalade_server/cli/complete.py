@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import TextIO, get_args
 
 import click
 
 import escalade
 from escalade_server.cli import output
 from escalade_server.cli.client import DEFAULT_TARGET, connect, refused
+
+KINDS = get_args(escalade.EvidenceKind)
 
 
 @click.command("complete")
@@ -18,6 +20,14 @@ from escalade_server.cli.client import DEFAULT_TARGET, connect, refused
 @click.option("--tokens", type=click.IntRange(min=0), help="Estimated context in tokens.")
 @click.option("--complexity", type=click.FloatRange(0, 10), help="Replaces the score.")
 @click.option("--capability", "capabilities", multiple=True, help="Needed; all of those given.")
+@click.option("--session", "session_id", default="", help="The session whose step this is.")
+@click.option(
+    "--evidence",
+    "signs",
+    multiple=True,
+    metavar="KIND[=ID]",
+    help=f"A sign of struggle in the session: {', '.join(KINDS)}.",
+)
 @click.option("--free-only", is_flag=True, help="No layer that costs money.")
 @click.option("--highest-layer", default="", help="The highest layer that may answer.")
 @click.option("--max-output-tokens", type=click.IntRange(min=1), help="Limits the answer.")
@@ -34,6 +44,8 @@ def command(
     tokens: int | None,
     complexity: float | None,
     capabilities: tuple[str, ...],
+    session_id: str,
+    signs: tuple[str, ...],
     free_only: bool,
     highest_layer: str,
     max_output_tokens: int | None,
@@ -43,10 +55,7 @@ def command(
     as_json: bool,
     prompt: str,
 ) -> None:
-    """Answer PROMPT, or standard input for `-`.
-
-    The answer goes to standard output, all else to standard error.
-    """
+    """Answer PROMPT, or standard input for `-`: on standard output, all else on standard error."""
     text = sys.stdin.read() if prompt == "-" else prompt
     task = escalade.Task(
         type=task_type,
@@ -54,6 +63,8 @@ def command(
         tokens=tokens,
         complexity=complexity,
         capabilities=capabilities,
+        session_id=session_id,
+        evidence=[_evidence(sign) for sign in signs],
     )
     limits = escalade.Constraints(
         free_only=free_only or None,
@@ -65,18 +76,17 @@ def command(
     try:
         with connect(target) as client:
             if stream and not as_json:
-                with client.stream(
-                    text,
-                    task=task,
-                    constraints=limits,
-                    max_output_tokens=max_output_tokens,
-                    timeout=timeout,
-                    on_event=on_event,
-                    on_restart=_say_restart,
-                ) as pieces:
-                    for piece in pieces.text:
-                        click.echo(piece, nl=False)
-                    answer = pieces.answer()
+                answer = _echoed(
+                    client.stream(
+                        text,
+                        task=task,
+                        constraints=limits,
+                        max_output_tokens=max_output_tokens,
+                        timeout=timeout,
+                        on_event=on_event,
+                        on_restart=_say_restart,
+                    )
+                )
             else:
                 answer = client.complete(
                     text,
@@ -96,6 +106,23 @@ def command(
         click.echo()
         sys.stdout.flush()
         click.echo(answer.story, err=True)
+
+
+def _echoed(stream: escalade.Stream) -> escalade.Answer:
+    """Show the text as it comes."""
+    with stream as pieces:
+        for piece in pieces.text:
+            click.echo(piece, nl=False)
+        return pieces.answer()
+
+
+def _evidence(text: str) -> escalade.Evidence:
+    """Read a sign as it is given: its kind, and what tells it from others."""
+    word, _, signal_id = text.partition("=")
+    for kind in KINDS:
+        if word == kind:
+            return escalade.Evidence(kind, signal_id)
+    raise click.BadParameter(f"{word!r} is none of {', '.join(KINDS)}", param_hint="--evidence")
 
 
 def _teller(told: list[str], screen: TextIO | None) -> Callable[[escalade.Announcement], None]:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 import escalade
 from escalade.v1.operations_service_pb2 import CircuitState, GetStatusResponse
-from escalade_server.cli import demo_panel, output
+from escalade_server.cli import output, panel
 from escalade_server.cli.demo_books import Books, Done
 from escalade_server.cli.demo_day import Step
 
@@ -159,12 +159,12 @@ class Screen:
                 out = next((s for s in skips if s.model.model == usual), None)
                 if out is None or out.reason != "window_full" or out.model.layer != model.layer:
                     return []
-                name, to = (demo_panel.short(m.model) for m in (out.model, model))
+                name, to = (panel.short(m.model) for m in (out.model, model))
                 text = f"{name} has used {out.detail}: {to} takes it"
                 return [(f"skip {name}", "skip", text, "cyan")]
             case escalade.Fallback(from_model=model, to_model=to, detail=detail):
                 self._failed.add(model.provider)
-                names = f"{demo_panel.short(model.model)} → {demo_panel.short(to.model)}"
+                names = f"{panel.short(model.model)} → {panel.short(to.model)}"
                 key = f"fallback {names} {event.failure_class}"
                 return [(key, "fallback", f"fallback {names}: {detail}", "cyan")]
             case escalade.Escalated(reason=reason, kind=change):
@@ -173,7 +173,7 @@ class Screen:
                 text = f"escalated {event.from_layer} → {event.to_layer}: {reason}"
                 if change == "DOWNGRADE":
                     text = f"downgraded to {event.to_layer}"
-                return [(key, lesson, text, demo_panel.colour(self._status, event.to_layer))]
+                return [(key, lesson, text, panel.colour(self._status, event.to_layer))]
             case _:
                 return []
 
@@ -181,7 +181,7 @@ class Screen:
         paid = "free" if not answer.list_nanos else output.usd(answer.list_nanos)
         if answer.layer == self._first_layer:
             paid = "free"
-        style = demo_panel.colour(self._status, answer.layer)
+        style = panel.colour(self._status, answer.layer)
         mark = "+"
         if is_changed:
             mark = "v" if answer.escalations[-1].kind == "DOWNGRADE" else "^"
@@ -189,7 +189,7 @@ class Screen:
             mark = ">"
         line = Text(f"{mark}{done.number:>3} ", f"bold {style}" if mark != "+" else style)
         line.append(f"{_cut(done.chore.title, TITLE):<{TITLE}} ")
-        line.append(f"{_cut(demo_panel.short(answer.model), MODEL):<{MODEL}} ", "bold")
+        line.append(f"{_cut(panel.short(answer.model), MODEL):<{MODEL}} ", "bold")
         line.append(f"{_cut(answer.layer, LAYER):<{LAYER}} ", style)
         line.append(f"{paid:>7}", "dim" if paid == "free" else style)
         return line
@@ -227,7 +227,7 @@ class Screen:
             wrapped = textwrap.wrap(self._writing, self._out.width - 4)[-WRITING_LINES:]
             parts = [*(Text(f"   {line}", "italic") for line in wrapped), *parts]
         if status is not None and self._out.height >= LEAST_ROWS:
-            parts.append(demo_panel.bars(status, self._out))
+            parts.append(panel.bars(status, self._out))
         return Group(*parts)
 
 

@@ -11,8 +11,8 @@ import click
 
 from escalade_server import bootstrap
 from escalade_server.bootstrap import (
+    AnyLedgerDesk,
     Counter,
-    LedgerDesk,
     StartError,
     StoreError,
     StrategyErrors,
@@ -24,7 +24,9 @@ from escalade_server.cli.output import CommandError
 NANOS_PER_USD = 1_000_000_000
 NANOS = f"{Unit.NANOS.value}/"
 
-state_option = click.option("--state", help="File of the ledger.  [default: escalade.sqlite3]")
+state_option = click.option(
+    "--state", help="The ledger: a file, or redis://HOST.  [default: escalade.sqlite3]"
+)
 strategy_option = click.option(
     "--strategy", type=click.Path(), help="Names the counters, and takes the state from there."
 )
@@ -205,7 +207,7 @@ def _who() -> str:
 @contextmanager
 def _desk(
     state: str | None, strategy: str | None
-) -> Iterator[tuple[LedgerDesk, Sequence[Counter]]]:
+) -> Iterator[tuple[AnyLedgerDesk, Sequence[Counter]]]:
     try:
         desk, counters = bootstrap.ledger_desk(state, strategy)
         try:

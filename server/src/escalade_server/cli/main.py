@@ -9,6 +9,8 @@ NAMES = (
     "demo",
     "doctor",
     "explain",
+    "model",
+    "reload",
     "report",
     "ledger",
     "schema",
@@ -16,6 +18,7 @@ NAMES = (
     "simulate-providers",
     "status",
     "token",
+    "trace",
     "version",
     "watch",
 )
@@ -43,6 +46,10 @@ class Commands(click.Group):
                 from escalade_server.cli.explain import command
             case "ledger":
                 from escalade_server.cli.ledger import command
+            case "model":
+                from escalade_server.cli.model import command
+            case "reload":
+                from escalade_server.cli.reload import command
             case "report":
                 from escalade_server.cli.report import command
             case "schema":
@@ -55,6 +62,8 @@ class Commands(click.Group):
                 from escalade_server.cli.status import command
             case "token":
                 from escalade_server.cli.token import command
+            case "trace":
+                from escalade_server.cli.trace import command
             case "version":
                 from escalade_server.cli.version import command
             case "watch":

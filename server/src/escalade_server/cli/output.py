@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from pathlib import Path
 
 import click
 from rich import box
@@ -74,6 +75,15 @@ def print_json_line(data: object) -> None:
     """Print data as one line of JSON, at once."""
     click.echo(json.dumps(data, ensure_ascii=False))
     sys.stdout.flush()
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page to a file, and say where it is."""
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
+    click.echo(f"{path} is written: open it in a browser, or print it.")
 
 
 def usd(nanos: int) -> str:

@@ -55,17 +55,9 @@ def command(
     elif csv_wanted:
         click.echo(as_csv(report), nl=False)
     elif html is not None:
-        _write(html, as_html(report, int(datetime.now(tz=UTC).timestamp() * 1_000)))
+        output.write_page(html, as_html(report, int(datetime.now(tz=UTC).timestamp() * 1_000)))
     else:
         _say(report, output.console())
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise output.CommandError(f"{path} cannot be written: {error.strerror}.") from error
-    click.echo(f"{path} is written: open it in a browser, or print it.")
 
 
 def _say(report: UsageReport, out: Console) -> None:

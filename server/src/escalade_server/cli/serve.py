@@ -4,7 +4,14 @@ import click
 from rich.text import Text
 
 from escalade_server import bootstrap
-from escalade_server.bootstrap import Loaded, Options, Running, StartError, StrategyErrors
+from escalade_server.bootstrap import (
+    Loaded,
+    Options,
+    Running,
+    StartError,
+    StrategyErrors,
+    Workers,
+)
 from escalade_server.cli import output
 from escalade_server.cli.output import CommandError
 from escalade_server.report.plan import name_of
@@ -17,6 +24,13 @@ PORT_MAX = 65_535
 @click.option("--strategy", required=True, type=click.Path(), help="The strategy file.")
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, help="Port 0: any free one.")
 @click.option("--state", help="File of the ledger.  [default: escalade.sqlite3]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, bootstrap.WORKERS_MAX),
+    default=1,
+    show_default=True,
+    help="Processes that share the port and the ledger.",
+)
 @click.option(
     "--tls-cert", type=click.Path(), help="PEM chain of the server; renewed when it changes."
 )
@@ -35,6 +49,7 @@ PORT_MAX = 65_535
 @click.option(
     "--recover", is_flag=True, help="Damaged ledger: save what can be read, keep the old file."
 )
+@click.option("--metrics", help="Serve metrics and probes here: HOST:PORT; 9464 on loopback.")
 @click.option("--reflection", is_flag=True, help="Describe the API to tools such as grpcurl.")
 @click.option(
     "--grace",
@@ -56,12 +71,14 @@ def command(
     strategy: str,
     listen: str,
     state: str | None,
+    workers: int,
     tls_cert: str | None,
     tls_key: str | None,
     tls_client_ca: str | None,
     auth: bootstrap.Authentication,
     allow_insecure: bool,
     recover: bool,
+    metrics: str | None,
     reflection: bool,
     grace: float,
     log: bootstrap.Format | None,
@@ -80,12 +97,16 @@ def command(
         allow_insecure=allow_insecure,
         recover=recover,
         reflection=reflection,
+        metrics=metrics,
         grace_s=grace,
         log_format=log,
         log_level=log_level,
     )
     try:
-        bootstrap.run(_serve(options, as_json=as_json))
+        if workers > 1:
+            bootstrap.run(_serve_workers(options, workers, as_json=as_json))
+        else:
+            bootstrap.run(_serve(options, as_json=as_json))
     except StrategyErrors as errors:
         raise CommandError(f"{strategy} does not load:\n{errors}") from errors
     except StartError as error:
@@ -110,22 +131,42 @@ def _address(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+async def _serve_workers(options: Options, count: int, *, as_json: bool) -> None:
+    stop = bootstrap.stop_signal(at_once=lambda: made.kill() if made is not None else None)
+    bootstrap.on_hangup(lambda: None)
+    made: Workers | None = None
+    made = await bootstrap.start_workers(options, count)
+    bootstrap.on_hangup(made.hang_up)
+    is_well = True
+    try:
+        _show(made, as_json=as_json)
+        await made.until(stop)
+    finally:
+        is_well = await made.stop()
+    if not is_well:
+        raise CommandError("A worker did not end well; its log says more.")
+
+
 async def _serve(options: Options, *, as_json: bool) -> None:
     stop = bootstrap.stop_signal()
     bootstrap.on_hangup(lambda: None)  # what has just been read need not be read again
     running = await bootstrap.start(options)
     bootstrap.on_hangup(running.strategies.hang_up)
     try:
-        if as_json:
-            output.print_json_line(_as_json(running))
-        else:
-            _say(running)
+        _show(running, as_json=as_json)
         await stop.wait()
     finally:
         await running.stop()
 
 
-def _as_json(running: Running) -> dict[str, object]:
+def _show(running: Running | Workers, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json_line(_as_json(running))
+    else:
+        _say(running)
+
+
+def _as_json(running: Running | Workers) -> dict[str, object]:
     loaded = running.loaded
     missing = bootstrap.missing_keys(loaded)
     return {
@@ -134,6 +175,7 @@ def _as_json(running: Running) -> dict[str, object]:
         "port": int(running.target.rpartition(":")[2]),
         "strategy": loaded.file,
         "state": running.state,
+        "metrics": running.metrics,
         "ledger_is_new": running.ledger_is_new,
         "nobody_known": running.nobody_known,
         "layers": [
@@ -160,7 +202,7 @@ def _as_json(running: Running) -> dict[str, object]:
     }
 
 
-def _say(running: Running) -> None:
+def _say(running: Running | Workers) -> None:
     out = output.console()
     loaded = running.loaded
     out.print(output.table(("layer", "model", "billing", "ready"), _rows(loaded), out))
@@ -177,6 +219,8 @@ def _say(running: Running) -> None:
         output.say(out, loud, "bold red")
     if running.nobody_known:
         output.say(out, f"{bootstrap.NOBODY_KNOWN}.", "bold yellow")
+    if running.metrics:
+        output.say(out, f"Metrics on http://{running.metrics}/metrics", "dim")
     output.say(out, f"Listening on {running.target}", "bold green")
     out.file.flush()
 

@@ -1,6 +1,7 @@
-"""`escalade status`: layers, models, quotas and caps of a running server, once."""
+"""`escalade status`: layers, models, quotas and caps of a running server, once or live."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
 
 import click
 from rich.console import Console
@@ -12,11 +13,11 @@ from escalade.v1.operations_service_pb2 import (
     Billing,
     CircuitState,
     GetStatusResponse,
-    LayerStatus,
     ModelStatus,
 )
 from escalade_server.cli import output
 from escalade_server.cli.client import DEFAULT_TARGET, connect, refused
+from escalade_server.cli.status_watch import watch
 
 TIMEOUT_S = 10.0
 TIME = "%m-%d %H:%M"
@@ -28,12 +29,22 @@ OK = VerdictClass.VERDICT_CLASS_OK
 
 @click.command("status")
 @click.option("--target", default=DEFAULT_TARGET, show_default=True, help="Where the server is.")
+@click.option("--watch", "live", is_flag=True, help="Keep showing it, and events as they come.")
 @output.json_option
-def command(*, target: str, as_json: bool) -> None:
-    """Show layers, models, quotas and caps of a running server."""
+def command(*, target: str, live: bool, as_json: bool) -> None:
+    """Show layers, models, quotas and caps of a running server.
+
+    With --watch a terminal shows them live, until Ctrl+C; elsewhere, and with --json, lines follow
+    as things happen.
+    """
     try:
+        if live:
+            asyncio.run(watch(target, as_json=as_json, say=_say, to_json=_as_json))
+            return
         with connect(target) as client:
             status = client.status(timeout=TIMEOUT_S)
+    except KeyboardInterrupt:
+        return
     except escalade.EscaladeError as error:
         raise refused(error, target) from error
     if as_json:
@@ -44,7 +55,7 @@ def command(*, target: str, as_json: bool) -> None:
 
 def _say(status: GetStatusResponse) -> None:
     out = output.console()
-    rows = [row for layer in status.layers for row in _layer_rows(layer)]
+    rows = [row for layer in status.layers for row in model_rows(layer.name, layer.models)]
     out.print(output.table(("layer", "model", "billing", "state", "why"), rows, out))
     quotas = list(_quota_rows(status, out))
     if quotas:
@@ -66,12 +77,13 @@ def _say(status: GetStatusResponse) -> None:
     output.say(out, f"{version}, {status.in_flight_count} tasks in flight{draining}")
 
 
-def _layer_rows(layer: LayerStatus) -> Iterator[Sequence[str | Text]]:
-    for model in layer.models:
+def model_rows(layer: str, models: Iterable[ModelStatus]) -> Iterator[Sequence[str | Text]]:
+    """Write models as rows: where, what, how paid for, whether it is up, and if not, why."""
+    for model in models:
         ok = model.verdict == OK
         state = "ok" if ok else _word(VerdictClass.Name(model.verdict), "VERDICT_CLASS_")
         yield (
-            layer.name,
+            layer,
             _named(model.target),
             _word(Billing.Name(model.billing), "BILLING_"),
             Text(state, "green" if ok else "yellow"),
@@ -153,7 +165,7 @@ def _as_json(status: GetStatusResponse) -> dict[str, object]:
                 "exhausted": layer.exhausted,
                 "until": layer.until.ToJsonString() if layer.HasField("until") else None,
                 "quotas": [_quota_json(quota) for quota in layer.quotas],
-                "models": [_model_json(model) for model in layer.models],
+                "models": [model_json(model) for model in layer.models],
             }
             for layer in status.layers
         ],
@@ -161,7 +173,8 @@ def _as_json(status: GetStatusResponse) -> dict[str, object]:
     }
 
 
-def _model_json(model: ModelStatus) -> dict[str, object]:
+def model_json(model: ModelStatus) -> dict[str, object]:
+    """Turn a model into plain data."""
     return {
         "provider": model.target.provider,
         "account": model.target.account,
@@ -171,6 +184,7 @@ def _model_json(model: ModelStatus) -> dict[str, object]:
         "reason": model.reason,
         "detail": model.detail,
         "until": model.until.ToJsonString() if model.HasField("until") else None,
+        "disabled": model.disabled,
         "circuit": _word(CircuitState.Name(model.circuit), "CIRCUIT_STATE_"),
         "in_flight_count": model.in_flight_count,
         "quotas": [_quota_json(quota) for quota in model.quotas],

@@ -27,7 +27,9 @@ class Life(output.Duration):
         return float("inf") if value == NEVER else super().convert(value, param, ctx)
 
 
-state_option = click.option("--state", help="File of the ledger.  [default: escalade.sqlite3]")
+state_option = click.option(
+    "--state", help="The ledger: a file, or redis://HOST.  [default: escalade.sqlite3]"
+)
 strategy_option = click.option("--strategy", type=click.Path(), help="Takes the state from there.")
 life_option = click.option(
     "--expires", type=Life(), default=DEFAULT_LIFE, show_default=True, help="Or `never`."

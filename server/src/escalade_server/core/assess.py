@@ -7,7 +7,8 @@ from escalade_server.core.catalog import Catalog, TaskType
 from escalade_server.core.facts import EscalationReason
 from escalade_server.core.need import Need, need_of
 from escalade_server.core.record import record
-from escalade_server.core.start import start
+from escalade_server.core.session import Step, Turn, note_of
+from escalade_server.core.start import start, step_up
 from escalade_server.core.task import Request
 from escalade_server.core.trace import Assessment, Clamp
 
@@ -22,6 +23,9 @@ class FirstLook:
     origin: int
     initial: EscalationReason
     initial_detail: str
+    base: int = 0
+    """Index of the layer where it would start without its session."""
+    turn: Turn | None = None
 
 
 def first_look(request: Request, catalog: Catalog) -> FirstLook:
@@ -68,7 +72,24 @@ def first_look(request: Request, catalog: Catalog) -> FirstLook:
         score = assessment.score_micro / 1e6
         above = f" is above {threshold / 1e6:g}" if threshold is not None else " is high"
         initial, why = EscalationReason.COMPLEXITY, f"score {score:.3g}{above}"
-    return FirstLook(assessment, need, points.units, origin, initial, why)
+    look = FirstLook(assessment, need, points.units, origin, initial, why, origin)
+    return look if request.session is None else _in_session(look, request.session, catalog)
+
+
+def _in_session(look: FirstLook, step: Step, catalog: Catalog) -> FirstLook:
+    """Look again with what is known of the session (R29)."""
+    origin, turn, ranks = step_up(catalog, look.need, look.base, step)
+    note, initial, why = note_of(turn), look.initial, look.initial_detail
+    if note and origin:
+        initial, why = EscalationReason.EVIDENCE, f"{note}; {why}" if why else note
+    assessment = replace(
+        look.assessment,
+        start_layer=catalog.layers[origin].name,
+        raised_by=turn.raised,
+        session_note=note,
+    )
+    need = replace(look.need, ranks=ranks)
+    return FirstLook(assessment, need, look.units, origin, initial, why, look.base, turn)
 
 
 def _capability_detail(need: Need, kind: TaskType) -> str:

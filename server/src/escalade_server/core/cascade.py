@@ -200,7 +200,7 @@ class Cascade:
         told = change.facts(self._diary, choice.layer, live, skips)
         self._out += [commands.Announce(fact) for fact in told]
         if not self._calling.routed:
-            self._out.append(commands.CallModel(live.number, candidate))
+            self._out.append(commands.CallModel(live.number, candidate, self._task_id))
         self._calling.live, self._state = live, _CALLING
 
     def _conclude(self, over: Over | None) -> None:

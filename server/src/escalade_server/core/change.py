@@ -86,6 +86,7 @@ def facts(diary: Diary, layer: Layer, live: Live, skips: tuple[Skip, ...]) -> li
         live.candidate.output_tokens_max,
         skips,
         () if live.demands is None else live.demands.held_by,
+        tuple(diary.attempts),
     )
     told.append(selected)
     return told

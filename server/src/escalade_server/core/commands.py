@@ -1,6 +1,6 @@
 """Orders that come out of a cascade, in the imperative. A closed union; the engine obeys."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from escalade_server.core.catalog import Counter, Model, Unit
 from escalade_server.core.events import Delta
@@ -70,6 +70,8 @@ class CallModel:
 
     attempt: int
     candidate: Candidate
+    task_id: str = field(default="", compare=False)
+    """Of which the trace of the call is worked out (``core.tracing``)."""
 
 
 @dataclass(frozen=True, slots=True)

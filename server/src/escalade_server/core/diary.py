@@ -1,9 +1,9 @@
 """What one task has been through and what it owes: its attempts, its path, its open bookings."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from escalade_server.core import settlement, trace
+from escalade_server.core import settlement, signs, trace
 from escalade_server.core.assess import FirstLook
 from escalade_server.core.attempt import Live
 from escalade_server.core.catalog import Catalog
@@ -15,7 +15,9 @@ from escalade_server.core.tally import Tally, changes, compared
 from escalade_server.core.task import Request
 from escalade_server.core.trace import AttemptRecord, AttemptStatus, Skip
 
-_NO_TASK = (ErrorReason.ALREADY_ANSWERED, ErrorReason.REQUEST_INVALID)
+_NO_TASK = (
+    ErrorReason.ALREADY_ANSWERED, ErrorReason.REQUEST_INVALID, ErrorReason.REQUEST_IN_PROGRESS,
+)  # fmt: skip
 _ANSWERED = (AttemptStatus.OK, AttemptStatus.UNREPORTED)
 
 
@@ -69,7 +71,7 @@ class Diary:
         self.is_counted, told = True, None
         if self.request.content:
             told = trace.figures(self.attempts, self.started_ms, now_ms)
-        return booking.order(live, now_ms, told, self.tally(self.attempts[-1]))
+        return booking.order(live, now_ms, told, self.tally(self.attempts[-1], now_ms))
 
     def accept(self, live: Live, now_ms: int) -> Settle:
         """Let a rejected answer stand in, and order that its request id is answered (R21, R27).
@@ -89,17 +91,23 @@ class Diary:
             self.unsettled.remove(attempt)
         return attempt not in self.unsettled
 
-    def tally(self, winner: AttemptRecord | None) -> Tally:
+    def tally(self, winner: AttemptRecord | None, now_ms: int) -> Tally:
         """Count the task; ``winner`` is the attempt that answered it."""
         layer = model = ""
         instead: tuple[tuple[str, int], ...] = ()
         if winner is not None:
             layer, model = winner.model.layer, winner.model.key
             instead = compared(winner.usage, self.catalog.baselines)
-        return Tally(
+        tally = Tally(
             self.request.agent, self.look.assessment.type, layer, model, self.fallbacks,
             self.waited_ms, self.waits, changes(self.escalations), instead,
         )  # fmt: skip
+        step, turn = self.request.session, self.look.turn
+        if step is None or turn is None:
+            return tally
+        most = self.request.output_tokens_max
+        session = signs.after(step, turn, self.attempts, winner, most, now_ms)
+        return replace(tally, session_key=step.key, session=session)
 
     def end(self, outcome: Outcome) -> End:
         """Order the ending, with the tally unless a settlement has it.
@@ -112,7 +120,7 @@ class Diary:
         self.go_on(outcome.report.ended_ms)
         good = [a for a in self.attempts if a.status in _ANSWERED]
         answered = None if isinstance(outcome, Failed) or not good else good[-1]
-        return End(outcome, self.tally(answered or self.stand_in))
+        return End(outcome, self.tally(answered or self.stand_in, outcome.report.ended_ms))
 
     def release(self, reservation_id: str, attempt: int) -> Settle:
         """Order to let go of what a failed ledger may have held all the same (S13)."""

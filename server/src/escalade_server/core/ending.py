@@ -175,7 +175,7 @@ def repeated(before: Repeated) -> NoWay:
     """Say why a request id is not run again (R27)."""
     spent = before.figures
     if spent is None:
-        return OTHER_CONTENT
+        return IN_PROGRESS if before.runs else OTHER_CONTENT
     told = (
         ("model", before.model_key),
         ("input_tokens", str(spent.usage.input_tokens)),

@@ -77,12 +77,14 @@ class ReservationDenied:
 class Repeated(NamedTuple):
     """The request id was used before, and nothing is reserved (R27).
 
-    With ``figures`` it was answered, by ``model_key``; without, it is that of another request.
+    With ``figures`` it was answered, by ``model_key``; or it ``runs`` in another process; else it
+    is that of another request.
     """
 
     attempt: int
     model_key: str = ""
     figures: Figures | None = None
+    runs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What a caller and an observer may be told. Frozen; each is announced at most once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from escalade_server.core.failure import FailureClass
 from escalade_server.core.gates import Gate
 from escalade_server.core.record import record
 from escalade_server.core.standing import VerdictClass
-from escalade_server.core.trace import Answer, Assessment, Report, Skip
+from escalade_server.core.trace import Answer, Assessment, AttemptRecord, Report, Skip
 
 
 class EscalationReason(Enum):
@@ -99,6 +99,8 @@ class Selected:
     """Models passed over for this choice; in ``Fallback`` stand only failed attempts (R20)."""
     held_by: tuple[Gate, ...] = ()
     """Gates that hold its deltas back until they have decided (R21)."""
+    before: tuple[AttemptRecord, ...] = field(default=(), compare=False, repr=False)
+    """The attempts that are over by now; for those who watch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,8 @@ class Waiting:
     """Told before in this call, word for word."""
     resume_token: str = ""
     """Keeps the place after a break; the engine's (P8)."""
+    before: tuple[AttemptRecord, ...] = field(default=(), compare=False, repr=False)
+    """The attempts that are over by now; for those who watch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from escalade_server.core.commands import Candidate
+from escalade_server.core.ending import NoWay
+from escalade_server.core.facts import ErrorReason
 from escalade_server.core.gates import NOTHING, Demands, Gate, GateFailure, OnUnmet, Quality, Wish
 from escalade_server.core.task import Delivery, FormatKind, Request
 from escalade_server.core.trace import Answer
@@ -70,3 +72,17 @@ def gating_of(
     demands = quality.demands | quality.by_type.get(task_type, NOTHING) | wish.demands
     on_unmet = wish.on_unmet or quality.on_unmet
     return Gating(checker, request, quality, demands, output_tokens, on_unmet)
+
+
+def may_check_schema(request: Request, quality: Quality) -> bool:
+    """Whether an answer may be checked against the schema of its request, in some layer."""
+    if request.response_format.kind is not FormatKind.JSON_SCHEMA:
+        return False
+    wish, gate = request.quality, Gate.JSON_SCHEMA
+    return quality.may_ask(gate) or (wish is not None and gate in wish.demands.gates)
+
+
+def unusable_schema(what: str) -> NoWay:
+    """Why nothing is called: ``what`` says in a few words why no answer can be checked."""
+    field = "response_format.json_schema.schema_json"
+    return NoWay(ErrorReason.REQUEST_INVALID, f"{field} {what}", metadata=(("field", field),))

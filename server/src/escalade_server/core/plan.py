@@ -101,6 +101,8 @@ def sentence(found: Plan) -> str:
     why = f" ({found.initial_detail})" if found.initial is EscalationReason.CAPABILITY else ""
     if seen.clamped_by is not None:
         why = f" (held there by {seen.clamped_by.value})"
+    if seen.session_note:
+        why = f" ({seen.session_note})"
     start = f"{score}: a task of type {seen.type} starts in {seen.start_layer}{why}"
     if found.selected is None:
         reason = found.untriggered or "no model can take it"

@@ -87,6 +87,8 @@ def limits(model: Model, layer: Layer, need: Need) -> Verdict | None:
         note, cause = f"{layer.name} needs the caller's consent", Cause.CONSENT
     elif model.data not in ADMITTED[need.data_demand]:
         note, cause = _DATA_NOTE[need.data_demand], Cause.DATA_POLICY
+        if need.data_demand is DataDemand.NO_TRAINING and model.data is DataPolicy.TRAINS:
+            note = "the task may not be trained on, the model is trained on what it is told"
     return Verdict(VerdictClass.POLICY, cause, note) if note else None
 
 
@@ -124,6 +126,10 @@ def _in_this_task(model: Model, layer: Layer, seen: Experience, now_ms: int) -> 
 
 def _health(model: Model, standing: Standing, agent: str, now_ms: int) -> Verdict | None:
     keys = [model.key, model.account_key, model.provider] if standing.benches else []
+    for key in keys if standing.disabled else ():
+        bench = standing.disabled.get(key)
+        if bench is not None and bench.until_ms > now_ms:
+            return Verdict(VerdictClass.DOWN, Cause.DISABLED, bench.detail, bench.until_ms)
     if agent:
         keys += [own_bench(agent, key) for key in keys]
     for key in keys:

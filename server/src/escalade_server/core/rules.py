@@ -86,3 +86,8 @@ class Rules:
     breaker_open_ms: int = 10_000
     keep_answers_ms: int = 600_000
     """How long an answer is kept for its request id; 0 for not at all (R27)."""
+    session_sticky: bool = True
+    """The model that answered a session last comes first in its layer (R29)."""
+    session_evidence: bool = True
+    """Signs of struggle in a session raise the start of its next steps."""
+    session_ttl_ms: int = 3_600_000

@@ -37,6 +37,24 @@ def own_bench(agent: str, key: str) -> str:
     return f"{key} of agent {agent}"
 
 
+_BY_OPERATOR = " by operator"
+
+
+def operator_bench(key: str) -> str:
+    """Key of what an operator set aside: it ends no cooldown, and no cooldown ends it."""
+    return key + _BY_OPERATOR
+
+
+def plain_key(key: str) -> str:
+    """Key of what is set aside, whoever did it."""
+    return key.removesuffix(_BY_OPERATOR)
+
+
+def disabled(benches: Mapping[str, Bench]) -> Mapping[str, Bench]:
+    """Pick what operators set aside, each under the key of what it is."""
+    return {plain_key(k): bench for k, bench in benches.items() if k.endswith(_BY_OPERATOR)}
+
+
 class CircuitState(Enum):
     """State of a provider's circuit breaker."""
 
@@ -68,6 +86,8 @@ class Standing:
     """Running mean of output tokens by ``Model.key``, for token windows (R13)."""
     busy: Mapping[str, int] = field(default_factory=dict)
     """Calls in flight here by provider or account, where their number is limited."""
+    disabled: Mapping[str, Bench] = field(default_factory=dict)
+    """Those of ``benches`` that operators set, each under the key of what it sets aside."""
 
 
 class VerdictClass(Enum):
@@ -96,6 +116,7 @@ class Cause(Enum):
     NEVER_FITS = "never_fits"
     SPEND_LIMIT = "spend_limit"
     COOLDOWN = "cooldown"
+    DISABLED = "disabled"
     CIRCUIT_OPEN = "circuit_open"
     NO_KEY = "no_key"
     NOT_BUILT = "not_built"

@@ -1,10 +1,11 @@
 """Where a task starts: by what its type needs, by its score, within its caller's limits."""
 
 from escalade_server.core import complexity
-from escalade_server.core.catalog import Catalog, Layer, TaskType
+from escalade_server.core.catalog import Catalog, Layer, Model, TaskType
 from escalade_server.core.need import Need
 from escalade_server.core.policy import limits
 from escalade_server.core.rules import OnComplexity
+from escalade_server.core.session import Step, Turn, begin
 from escalade_server.core.standing import Cause
 from escalade_server.core.trace import Clamp
 from escalade_server.core.triggers import Comparison, ComplexityTrigger
@@ -70,6 +71,24 @@ def start(
     if index != wanted:
         clamped = _clamp_of(catalog.layers[index + 1], need)
     return index, target, clamped
+
+
+def step_up(
+    catalog: Catalog, need: Need, base: int, step: Step
+) -> tuple[int, Turn, tuple[tuple[Model, ...], ...]]:
+    """Say what a session makes of a task's start, and of the order of its models (R29).
+
+    It starts higher while the session struggles, in layers that its caller's limits open to it;
+    and the model that answered last comes first in its own layer, for the sake of prompt caches.
+    """
+    layers, ranks = catalog.layers, need.ranks
+    above = range(base + 1, min(need.highest, len(layers) - 1) + 1)
+    open_to = [base, *(index for index in above if admits(layers[index], need))]
+    turn = begin(step, len(open_to) - 1)
+    known = step.before.model if step.sticky else ""
+    if known:
+        ranks = tuple([tuple(sorted(row, key=lambda model: model.key != known)) for row in ranks])
+    return open_to[turn.raised], turn, ranks
 
 
 def _clamp_of(layer: Layer, need: Need) -> Clamp:

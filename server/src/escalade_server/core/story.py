@@ -17,6 +17,8 @@ def tell(
     """Tell the task in one sentence; ``instead`` are the nanos of the baseline (DESIGN 6)."""
     seen = diary.look.assessment
     parts = [f"Score {words.points(seen.score_micro)} → {seen.start_layer}"]
+    if seen.session_note:
+        parts.append(seen.session_note)
     if diary.escalations or winner is None or len(diary.attempts) > 1:
         parts += _trouble(diary)
     if diary.waited_ms >= WORTH_TELLING_MS:

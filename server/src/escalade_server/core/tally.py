@@ -10,6 +10,7 @@ from escalade_server.core.catalog import Model
 from escalade_server.core.facts import Escalated
 from escalade_server.core.money import cost_nanos
 from escalade_server.core.record import record
+from escalade_server.core.session import Session
 from escalade_server.core.task import Usage
 
 
@@ -29,6 +30,9 @@ class Tally:
     """From, to, and the reason's word; one for each change of layer (R20)."""
     baselines: tuple[tuple[str, int], ...] = ()
     """What its answer would have cost on single models, in nanos of list value (R15)."""
+    session_key: str = ""
+    session: Session | None = None
+    """What is to be kept of its session from now on, under that key (R29)."""
 
 
 def changes(escalations: Sequence[Escalated]) -> tuple[tuple[str, str, str], ...]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from escalade_server.core.gates import Wish
+from escalade_server.core.session import Evidence, Step
+from escalade_server.core.tracing import TraceContext
 
 MICRO = 1_000_000
 
@@ -216,6 +218,8 @@ class Task:
     labels: tuple[tuple[str, str], ...] = ()
     session_id: str = ""
     data_demand: DataDemand = DataDemand.NONE
+    evidence: tuple[Evidence, ...] = ()
+    """Of struggle, since the last step of its session (R29)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +253,12 @@ class Request:
     """Of such a call: what it needs of a model, beside what messages and tools show."""
     quality: Wish | None = None
     """What its answer must pass, beyond what the strategy asks for (R21)."""
+    trace: TraceContext | None = None
+    """Its caller's trace, where the caller has one."""
     content: str = ""
     """Hash of what is asked under a caller's own id (R27); empty: the id is ours, and unique."""
+    session: Step | None = None
+    """Of what session this is a step, and what is known of that (R29)."""
 
 
 class FinishReason(Enum):

@@ -43,6 +43,10 @@ class Assessment:
     start_layer: str
     clamped_by: Clamp | None = None
     """Which limit moved the start away from where the task would begin (R1)."""
+    raised_by: int = 0
+    """Layers by which signs of struggle in its session moved it up (R29)."""
+    session_note: str = ""
+    """What the session did to the start, in words: a raise, or its end."""
 
 
 class Skip(NamedTuple):

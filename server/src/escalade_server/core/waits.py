@@ -37,7 +37,7 @@ def allowed(rules: Rules, request: Request, walk: Walk) -> bool:
     if request.constraints.may_wait is False:
         return False
     target = rules.on_target_exhausted
-    if walk.origin and not walk.may_downgrade and target is not OnTargetExhausted.DOWNGRADE:
+    if walk.base and not walk.may_downgrade and target is not OnTargetExhausted.DOWNGRADE:
         return target is OnTargetExhausted.WAIT
     return rules.on_all_exhausted is not OnAllExhausted.FAIL
 
@@ -79,7 +79,9 @@ class Waits:
         """Say why the task pauses on its way; once for each cause."""
         if pause.reason not in self.told:
             self.told.add(pause.reason)
-            out.append(Announce(Waiting(pause.reason, pause.earliest_ms, pause.rule)))
+            before = tuple(self.diary.attempts)
+            told = Waiting(pause.reason, pause.earliest_ms, pause.rule, before=before)
+            out.append(Announce(told))
         self.diary.wait(now_ms)
 
     def begin(self, why: NoWay, walk: Walk, now_ms: int, out: list[Command]) -> bool:
@@ -113,7 +115,10 @@ class Waits:
         notify = notify and cls not in self.queued_for
         self.queued_for.add(cls)
         self._why = why
-        self._fact = Waiting(cls, earliest_ms, why.rule, why.detail, notify=notify, repeated=known)
+        self._fact = Waiting(
+            cls, earliest_ms, why.rule, why.detail, notify=notify, repeated=known,
+            before=tuple(self.diary.attempts),
+        )  # fmt: skip
         return self._fact
 
     def anew(self, walk: Walk, now_ms: int) -> tuple[Request, Walk]:

@@ -64,6 +64,7 @@ CAUSE_REASON: Mapping[Cause, EscalationReason] = {
     Cause.NEVER_FITS: _R.CAP,
     Cause.SPEND_LIMIT: _R.CAP,
     Cause.COOLDOWN: _R.OUTAGE,
+    Cause.DISABLED: _R.OUTAGE,
     Cause.CIRCUIT_OPEN: _R.OUTAGE,
     Cause.NO_KEY: _R.UNCONFIGURED,
     Cause.NOT_BUILT: _R.UNCONFIGURED,
@@ -126,7 +127,7 @@ def begin(catalog: Catalog, request: Request, look: FirstLook, seen: Experience)
     may_downgrade = request.constraints.may_downgrade
     if may_downgrade is None:
         may_downgrade = catalog.rules.on_target_exhausted is _DOWNGRADE
-    return Walk(catalog, look.need, look.units, look.origin, may_downgrade, seen)
+    return Walk(catalog, look.need, look.units, look.origin, look.base, may_downgrade, seen)
 
 
 @dataclass(slots=True)
@@ -137,6 +138,8 @@ class Walk:
     need: Need
     units: int
     origin: int
+    base: int
+    """Where it would start without its session: to here it may always come down (R29)."""
     may_downgrade: bool
     seen: Experience
     hold_until_ms: int | None = None
@@ -154,8 +157,9 @@ class Walk:
     def __post_init__(self) -> None:
         """Fix the order once."""
         self.order = range(self.origin, len(self.catalog.layers))
-        if self.origin and self.may_downgrade:
-            self.order = [*self.order, *range(self.origin - 1, -1, -1)]
+        lowest = 0 if self.may_downgrade else self.base
+        if self.origin > lowest:
+            self.order = [*self.order, *range(self.origin - 1, lowest - 1, -1)]
 
     def survey(self, layer: Layer, view: policy.View, refused: tuple[Skip, ...] = ()) -> Survey:
         """Judge every model of a layer, in the order of preference."""

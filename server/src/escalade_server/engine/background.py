@@ -22,7 +22,7 @@ DEATHS_MAX = 3
 class Told(Protocol):
     """Is told whether the process may serve, whenever that changes."""
 
-    def __call__(self, *, serving: bool) -> Awaitable[None]:
+    def __call__(self, *, well: bool) -> Awaitable[None]:
         """Take it."""
         ...
 
@@ -39,6 +39,8 @@ class Background:
         self._mistakes, self._told = mistakes, told
         self._keepers: list[asyncio.Task[None]] = []
         self._dying: set[Work] = set()
+        self.deaths = 0
+        """How often any of it died."""
 
     def start(self, work: Work) -> None:
         """Start a piece of work, and keep it alive until ``stop``."""
@@ -66,18 +68,19 @@ class Background:
                 await asyncio.wait({life})
                 raise
             deaths += 1
+            self.deaths += 1
             self._mistakes(_cause(life))
             if deaths == DEATHS_MAX:
                 self._dying.add(work)
                 self._mistakes(WorkEndedError())
-                await self._told(serving=False)
+                await self._told(well=False)
             await asyncio.sleep(RESTART_S)
 
     async def _lives(self, work: Work) -> None:
         if work in self._dying:
             self._dying.discard(work)
             if not self._dying:
-                await self._told(serving=True)
+                await self._told(well=True)
 
 
 def _cause(life: "asyncio.Task[None]") -> Exception:

@@ -4,18 +4,20 @@ One ``Run`` drives one cascade. Nothing here decides anything (style, rule 1).
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from time import perf_counter
 
 from escalade_server.core.agents import limited
 from escalade_server.core.catalog import Catalog
 from escalade_server.core.commands import SetBench
-from escalade_server.core.ending import NoWay, unstarted
+from escalade_server.core.ending import unstarted
 from escalade_server.core.events import OutcomeReported
-from escalade_server.core.facts import ErrorReason, Outcome
-from escalade_server.core.gates import Gate
+from escalade_server.core.facts import Outcome
+from escalade_server.core.gating import may_check_schema, unusable_schema
 from escalade_server.core.plan import Plan, plan
 from escalade_server.core.standing import Standing
-from escalade_server.core.task import FormatKind, Request
+from escalade_server.core.task import Request
 from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.health import Health
 from escalade_server.engine.late import Booked, correct
@@ -40,6 +42,7 @@ from escalade_server.engine.ports import (
 from escalade_server.engine.repeats import Over, Repeats
 from escalade_server.engine.resume import ResumeDesk
 from escalade_server.engine.run import Run
+from escalade_server.engine.sessions import Sessions
 from escalade_server.engine.waiting import Waiter, WaitingRoom
 
 
@@ -59,23 +62,30 @@ class Engine:
         checker: AnswerChecker,
         mistakes: Mistakes | None = None,
         resume_secret: str = "",
+        sessions: Sessions | None = None,
+        free: Callable[[str, str], None] = lambda _agent, _request_id: None,
     ) -> None:
         """Keep the parts; nothing starts before the first task.
 
         ``mistakes`` takes mistakes of ours; by default the event loop's exception handler does.
         ``resume_secret`` signs resume tokens; without one they hold for this process only.
+        ``free`` tells other processes that a request id may run again (R27). Without ``sessions``
+        every task stands for itself.
         """
         self.catalog, self.store, self.providers = catalog, store, providers
         self.clock, self.entropy, self.observer = clock, entropy, observer
         self.health = Health(catalog.rules)
-        self.repeats = Repeats(clock)
+        self.repeats = Repeats(clock, free)
         self.occupancy = Occupancy()
         self.room = WaitingRoom(clock, entropy)
         self.desk = ResumeDesk(resume_secret or SystemEntropy.secret(), clock)
+        self.sessions = sessions
         self.drains = 0
         self.draining = False
         self.classifier, self.checker = classifier, checker
         self.mistakes = mistakes or LoopMistakes(entropy)
+        self.decided: Callable[[float], None] = lambda _seconds: None
+        """Hears how long each task took to its first order."""
         self._runs: dict[str, Run] = {}
         self._heeded: set[asyncio.Future[None]] = set()
         self._idle = asyncio.Event()
@@ -100,6 +110,12 @@ class Engine:
         request = replace(request, waiting_since_ms=kept.since_ms)
         return request, replace(origin, told=kept.told)
 
+    async def recalled(self, request: Request) -> Request:
+        """Answer a request with what is known of its session, if it names one (R29)."""
+        if not request.task.session_id or self.sessions is None:
+            return request
+        return await self.sessions.recalled(request, self.catalog.rules)
+
     def start(self, request: Request, caller: Caller, origin: Origin = NOWHERE) -> Run | Over:
         """Start a task; everything it has to say goes to ``caller``.
 
@@ -110,27 +126,21 @@ class Engine:
         if told is not None:
             caller.end(told)
             self.observer.ended(task_id, request, told)
-            return Over()
+            return Over(task_id)
         run = Run(self, request, caller, task_id, origin)
         self._runs[run.task_id] = run
         self._idle.clear()
+        begun = perf_counter()
         run.begin()
+        self.decided(perf_counter() - begun)
         return run
 
     def _refused(self, request: Request) -> Outcome | None:
         """Refuse a schema that its answer must obey and that cannot be checked against (R21)."""
-        if request.response_format.kind is not FormatKind.JSON_SCHEMA:
-            return None
-        gate, wish = Gate.JSON_SCHEMA, request.quality
-        wished = wish is not None and gate in wish.demands.gates
-        if not (wished or self.catalog.rules.quality.may_ask(gate)):
+        if not may_check_schema(request, self.catalog.rules.quality):
             return None
         what = self.checker.refusal(request)
-        if not what:
-            return None
-        field = "response_format.json_schema.schema_json"
-        why = NoWay(ErrorReason.REQUEST_INVALID, f"{field} {what}", metadata=(("field", field),))
-        return unstarted(request, why, self.clock.now_ms())
+        return unstarted(request, unusable_schema(what), self.clock.now_ms()) if what else None
 
     def plan(self, request: Request) -> Plan:
         """Work out where a task would go, and reserve nothing (R31)."""
@@ -183,6 +193,11 @@ class Engine:
     def running(self) -> int:
         """Number of tasks whose books are not closed yet."""
         return len(self._runs)
+
+    @property
+    def unsettled(self) -> int:
+        """Number of those whose callers have their ending."""
+        return sum([run.has_ended for run in self._runs.values()])
 
     def forget(self, run: Run) -> None:
         """Take a run that is closed off the list."""

@@ -6,11 +6,12 @@ entries: it goes on from the store, where it left off. Nobody polls the store.
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
 
+from escalade_server.core import alerting
 from escalade_server.core.alerting import Mark
 from escalade_server.core.facts import (
     Alert,
@@ -25,6 +26,7 @@ from escalade_server.core.facts import (
     Waiting,
 )
 from escalade_server.core.task import Request
+from escalade_server.core.tracing import trace_id
 from escalade_server.engine.news import (
     AlertNews,
     Entry,
@@ -81,6 +83,7 @@ class Feed:
         """Take the store that keeps the entries; it tells ``told`` of each."""
         self._store, self._clock = store, clock
         self._watchers: set[Watcher] = set()
+        self._listeners: list[Callable[[Sequence[Entry]], None]] = []
         self._waits: dict[str, WaitNews] = {}
         self._waited: set[str] = set()
         self._closed = False
@@ -104,6 +107,7 @@ class Feed:
     def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
         """See one announced fact."""
         news: News
+        once: Once | None = None
         match fact:
             case Selected():
                 if task_id in self._waits:
@@ -120,6 +124,8 @@ class Feed:
             case Alert():
                 place = Place() if fact.model is None else place_of(fact.model)
                 news = AlertNews(fact.kind, _cut(fact.detail), place)
+                about = alerting.subject(fact)  # another process may meet it, too
+                once = Once(f"alert {about}", now_ms + alerting.AGAIN_MS) if about else None
             case Waiting():
                 if task_id in self._waits and not fact.notify:
                     return  # repeated for its caller, who wants to see a sign of life
@@ -135,7 +141,7 @@ class Feed:
                 self._waited.add(task_id)
             case _:
                 return
-        self._tell(news, task_id, request, now_ms)
+        self._tell(news, task_id, request, now_ms, once)
 
     def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         """See the one ending of a task; it is news if the task did not go straight."""
@@ -166,8 +172,11 @@ class Feed:
         news = replace(self._waits.pop(task_id), waiting=False, position=0)
         self._tell(news, task_id, request, now_ms)
 
-    def _tell(self, news: News, task_id: str, request: Request, now_ms: int) -> None:
-        self._store.record((Entry(now_ms, news, request.agent, request.id, task_id),))
+    def _tell(
+        self, news: News, task_id: str, request: Request, now_ms: int, once: Once | None = None
+    ) -> None:
+        trace = trace_id(task_id, request.trace)
+        self._store.record((Entry(now_ms, news, request.agent, request.id, trace, once),))
 
     # ------------------------------------------------------------------------- who is told
 
@@ -175,6 +184,12 @@ class Feed:
         """Take what the store has kept."""
         for watcher in self._watchers:
             watcher.offer(entries)
+        for listener in self._listeners:
+            listener(entries)
+
+    def listen(self, listener: Callable[[Sequence[Entry]], None]) -> None:
+        """Have it hear every entry from now on, on the event loop; it neither blocks nor raises."""
+        self._listeners.append(listener)
 
     async def watch(self, cursor: str = "") -> "Watcher":
         """Watch from a cursor, or from now on. Give the watcher back to ``leave``.

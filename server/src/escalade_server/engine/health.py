@@ -1,6 +1,6 @@
 """What this process alone knows of providers: circuits, and how long answers usually are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from escalade_server.core import alerting, breaker
 from escalade_server.core.breaker import Breaker
@@ -9,6 +9,7 @@ from escalade_server.core.facts import Alert
 from escalade_server.core.rules import Rules
 from escalade_server.core.standing import Circuit, CircuitState
 
+_CLOSED = Breaker()
 _MEAN_WEIGHT = 8
 """An exponential mean over about this many answers (R13)."""
 
@@ -22,6 +23,8 @@ class Health:
         self._breakers: dict[str, Breaker] = {}
         self._means: dict[str, int] = {}
         self._alerted: dict[str, int] = {}
+        self.told: Callable[[str, Breaker], None] = lambda _key, _state: None
+        """Hears of every circuit that opens, is probed, or closes: other workers should know."""
 
     @property
     def output_means(self) -> Mapping[str, int]:
@@ -44,7 +47,7 @@ class Health:
                 return
             state = Breaker()
         of_model, rules = "/" in key, self.rules  # no provider's name has one
-        self._breakers[key] = breaker.step(
+        new = breaker.step(
             state,
             ok=ok,
             now_ms=now_ms,
@@ -52,13 +55,30 @@ class Health:
             open_ms=breaker.MODEL_OPEN_MS if of_model else rules.breaker_open_ms,
             open_ms_max=breaker.MODEL_OPEN_MS_MAX if of_model else breaker.OPEN_MS_MAX,
         )
+        self._put(key, new)
+
+    def hear(self, key: str, state: Breaker) -> None:
+        """Take a circuit as another worker found it."""
+        if state.state is CircuitState.CLOSED:
+            self._breakers.pop(key, None)
+        else:
+            self._breakers[key] = state
+
+    def _put(self, key: str, new: Breaker | None) -> None:
+        old, now = self._breakers.get(key, _CLOSED), new or _CLOSED
+        if new is None:
+            self._breakers.pop(key, None)
+        else:
+            self._breakers[key] = new
+        if (old.state, old.until_ms, old.probing) != (now.state, now.until_ms, now.probing):
+            self.told(key, now)
 
     def called(self, model: Model, now_ms: int) -> None:
         """A call begins: on a half-open circuit it is the probe (R35)."""
         for key in (model.provider, model.key) if self._breakers else ():
             state = self._breakers.get(key)
             if state is not None and state.circuit(now_ms).state is CircuitState.HALF_OPEN:
-                self._breakers[key] = breaker.probe(state, now_ms)
+                self._put(key, breaker.probe(state, now_ms))
 
     def is_shut(self, model: Model, now_ms: int) -> bool:
         """Tell whether a call of a model would meet an open circuit."""
@@ -68,9 +88,15 @@ class Health:
                 return True
         return False
 
+    def close(self, model: Model) -> None:
+        """Close the circuits of a model and its provider: an operator says so."""
+        for key in (model.provider, model.key):
+            self._put(key, None)
+
     def answered(self, model_key: str, output_tokens: int) -> None:
         """A model has answered: take the length into its running mean; it is not overloaded."""
-        self._breakers.pop(model_key, None)
+        if model_key in self._breakers:
+            self._put(model_key, None)
         mean = self._means.get(model_key, output_tokens)
         self._means[model_key] = mean + (output_tokens - mean) // _MEAN_WEIGHT
 

@@ -22,9 +22,9 @@ from escalade_server.core.standing import (
     Standing,
     Verdict,
     VerdictClass,
+    plain_key,
 )
-from escalade_server.engine.feed import Feed
-from escalade_server.engine.news import AlertNews, ModelNews, Once, Place, place_of
+from escalade_server.engine.news import AlertNews, ModelNews, News, Once, Place, place_of
 from escalade_server.engine.ports import Clock
 
 LOOK_S = 1.0
@@ -51,6 +51,14 @@ class Watched(Protocol):
         ...
 
 
+class Told(Protocol):
+    """Who is told; the feed is, or who passes it on."""
+
+    def publish(self, news: News, *, agent: str = "", once: Once | None = None) -> None:
+        """Take news."""
+        ...
+
+
 @dataclass(slots=True)
 class _Out:
     """A layer that was told to be exhausted; ``well_since_ms`` while it is well again."""
@@ -63,7 +71,7 @@ class _Out:
 class Lookout:
     """Owned by one event loop."""
 
-    def __init__(self, watched: Watched, feed: Feed) -> None:
+    def __init__(self, watched: Watched, feed: Told) -> None:
         """Take what is watched, and where news go."""
         self._watched, self._feed = watched, feed
         self._out: dict[str, _Out] = {}
@@ -140,6 +148,8 @@ class Lookout:
     def _look_at_benches(self, catalog: Catalog, standing: Standing, now_ms: int) -> None:
         benches = {k: bench for k, bench in standing.benches.items() if bench.until_ms > now_ms}
         for key, bench in benches.items():
+            if key != plain_key(key):
+                continue  # told by whoever did it, with all that is to be said (engine.controls)
             if key not in self._benches or self._benches[key].cls is not bench.cls:
                 place, scope, agent = _where(catalog, key)
                 cls = VerdictClass.RATE if bench.cls in _RATE else VerdictClass.DOWN
@@ -149,11 +159,17 @@ class Lookout:
                     once=Once(f"cooldown {bench.until_ms} {key}", bench.until_ms),
                 )
         for key in self._benches.keys() - benches.keys():
-            place, scope, agent = _where(catalog, key)
+            until_ms = self._benches[key].until_ms
+            place, scope, agent = _where(catalog, plain_key(key))
+            what = f"the cooldown of the {scope} is over"
+            if key != plain_key(key):
+                if until_ms > now_ms:
+                    continue  # an operator took it in again, and that was told
+                what = f"the {scope} is no longer set aside: the time that an operator set is over"
             self._feed.publish(
-                ModelNews(place, VerdictClass.OK, "", f"the cooldown of the {scope} is over"),
+                ModelNews(place, VerdictClass.OK, "", what),
                 agent=agent,
-                once=Once(f"over {self._benches[key].until_ms} {key}", now_ms + HOUR_MS),
+                once=Once(f"over {until_ms} {key}", now_ms + HOUR_MS),
             )
         self._benches = benches
 

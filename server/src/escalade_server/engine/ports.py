@@ -56,6 +56,8 @@ class Spend:
     spent: int
     held: int
     ends_ms: int
+    leased: int = 0
+    """Of what is held: taken by this process in advance, and not in use."""
 
 
 class Booking(Enum):
@@ -116,8 +118,8 @@ class Store(Protocol):
 
         The same ``reservation_id`` again answers as before and holds nothing twice. A request id
         that its agent had answered, or used for another content, in the last 24 hours is
-        ``Repeated``, whether there is room or not (R27). Two tasks with one id at the same time
-        are the caller's to prevent.
+        ``Repeated``, whether there is room or not, and so is one that runs in another process
+        (R27). Two tasks of one process with one id at the same time are the caller's to prevent.
         """
         ...
 
@@ -166,19 +168,23 @@ class Token:
         return self.revoked_ms is None and (self.expires_ms is None or now_ms < self.expires_ms)
 
 
-class TokenStore(Protocol):
+class Tokens(Protocol):
+    """The tokens as a server knows them: what a command changes, it sees within a second."""
+
+    def find(self, key_id: str) -> Token | None:
+        """Look a token up, live or not. Raises ``StoreError`` when they cannot be known."""
+        ...
+
+    def all(self) -> tuple[Token, ...]:
+        """List every token there ever was, oldest first; raises ``StoreError``."""
+        ...
+
+
+class TokenStore(Tokens, Protocol):
     """Keeps tokens. Small and rarely changed: every method may block for a moment.
 
     What one process changes, others see within a second. All methods raise ``StoreError``.
     """
-
-    def find(self, key_id: str) -> Token | None:
-        """Look a token up, live or not."""
-        ...
-
-    def all(self) -> tuple[Token, ...]:
-        """List every token there ever was, oldest first."""
-        ...
 
     def add(self, token: Token, now_ms: int) -> None:
         """Keep a new token; refused while its agent has ``LIVE_MAX`` live ones."""
@@ -194,6 +200,24 @@ class TokenStore(Protocol):
 
     def close(self) -> None:
         """Close; safe twice."""
+        ...
+
+
+class Duty(Enum):
+    """Work of which one server among those that share a ledger is enough."""
+
+    NOTICES = "notices"
+    REPORTS = "reports"
+
+
+class Leadership(Protocol):
+    """Says who of several servers does what one is enough for."""
+
+    def holds(self, duty: Duty) -> bool:
+        """Tell whether it is this process now; never blocks.
+
+        At most one process holds a duty at a time. After its death another does, within seconds.
+        """
         ...
 
 

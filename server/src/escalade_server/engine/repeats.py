@@ -5,6 +5,7 @@ both are mistakes of the caller. What was answered longer ago, or before a resta
 """
 
 import asyncio
+from collections.abc import Callable
 from sys import getsizeof
 from typing import NamedTuple
 
@@ -38,9 +39,9 @@ class _Kept(NamedTuple):
 class Repeats:
     """Owned by one event loop, and by its engine."""
 
-    def __init__(self, clock: Clock) -> None:
-        """Begin with nothing."""
-        self._clock = clock
+    def __init__(self, clock: Clock, free: Callable[[str, str], None]) -> None:
+        """``free`` hears of an agent's id that runs no more; the books know if it was answered."""
+        self._clock, self._free = clock, free
         self._running: dict[tuple[str, str], str] = {}
         self._kept: dict[tuple[str, str], _Kept] = {}  # oldest first
         self._kept_bytes = 0
@@ -72,6 +73,7 @@ class Repeats:
             return
         key = request.agent, request.id
         del self._running[key]
+        self._free(*key)
         if not (isinstance(outcome, Finished) and is_kept(request, rules)):
             return
         size_bytes = _weight(outcome)
@@ -104,6 +106,10 @@ class Repeats:
 
 class Over:
     """The run of a request that was over at once: whatever its caller does, nothing follows."""
+
+    def __init__(self, task_id: str) -> None:
+        """Have an id, as every task has."""
+        self.task_id = task_id
 
     def leave(self) -> None:
         """Hear that the caller is gone."""

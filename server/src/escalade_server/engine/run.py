@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Protocol, TypeVar, assert_never
+from typing import Protocol, assert_never
 
 from escalade_server.core import ending, settlement
 from escalade_server.core.cascade import Cascade
@@ -78,9 +78,10 @@ from escalade_server.engine.ports import (
 from escalade_server.engine.reload import under
 from escalade_server.engine.repeats import Repeats
 from escalade_server.engine.resume import ResumeDesk
+from escalade_server.engine.sessions import Sessions
 from escalade_server.engine.waiting import WaitingRoom
+from escalade_server.engine.works import error_of, in_words
 
-T = TypeVar("T")
 LINGER_S = 1.0
 """How long a connection may still take to end after its answer is whole; then it is dropped."""
 DRAINS_MAX = 64
@@ -99,6 +100,7 @@ class Shell(Protocol):
     checker: AnswerChecker
     health: Health
     repeats: Repeats
+    sessions: Sessions | None
     occupancy: Occupancy
     drains: int
     room: WaitingRoom
@@ -145,6 +147,11 @@ class Run:
         self._selected: Selected | None = None
         """What the caller was told to call itself and has not reported on (R32)."""
         self._place = Place(shell, request, origin, self.feed)
+
+    @property
+    def has_ended(self) -> bool:
+        """Its caller has the ending."""
+        return self._ended
 
     def begin(self) -> None:
         """Start the task."""
@@ -246,6 +253,7 @@ class Run:
                 self._look_back(failed, tally, now_ms)
             case End(outcome, tally):
                 if tally is not None:
+                    self._remember(tally, now_ms)
                     self._keep(shell.store.tally(tally, now_ms))
                 self._end(outcome)
             case _:
@@ -284,7 +292,7 @@ class Run:
 
     def _reserve(self, order: Reserve, now_ms: int) -> None:
         def done(future: "asyncio.Future[Reserved | ReservationDenied | Repeated]") -> None:
-            error = _error(future)
+            error = error_of(future)
             self._asking = False
             if error is None:
                 answer = future.result()
@@ -299,7 +307,7 @@ class Run:
                 if self._mistaken:  # the cascade, which would let go, is not asked any more
                     release = settlement.release(order.reservation_id, order.attempt)
                     self._keep(self._shell.store.settle(release, self._shell.clock.now_ms()))
-                self.feed(StoreFailed(order.attempt, _in_words(error)))
+                self.feed(StoreFailed(order.attempt, in_words(error)))
 
         self._asking, self._unclaimed = True, False
         if self._shell.catalog is not self._catalog:
@@ -344,7 +352,7 @@ class Run:
 
         def done(future: "asyncio.Future[Reserved | ReservationDenied | Repeated]") -> None:
             self._asking = False
-            answer = None if _error(future) else future.result()
+            answer = None if error_of(future) else future.result()
             try:
                 then(answer if isinstance(answer, Repeated) else None)
             except Exception as error:  # noqa: BLE001 - as in feed
@@ -360,22 +368,29 @@ class Run:
     def _settle(self, order: Settle, now_ms: int) -> None:
         if self._selected is not None and self._selected.attempt == order.attempt:
             self._selected = None
-
+        if order.tally is not None:
+            self._remember(order.tally, now_ms)
         _, candidate = self._granted.pop(order.attempt, ("", None))
         gives_back = candidate is not None and settlement.gives_back(order, candidate)
         if candidate is not None:
             self._shell.occupancy.give(candidate.model)
 
         def done(future: "asyncio.Future[None]") -> None:
-            error = _error(future)
+            error = error_of(future)
             if gives_back and error is None:
                 self._shell.room.given_back()
             if error is None:
                 self.feed(Settled(order.attempt, self._shell.standing()))
             else:
-                self.feed(SettleFailed(order.attempt, _in_words(error)))
+                self.feed(SettleFailed(order.attempt, in_words(error)))
 
         asyncio.ensure_future(self._shell.store.settle(order, now_ms)).add_done_callback(done)
+
+    def _remember(self, tally: Tally, now_ms: int) -> None:
+        """Keep what it leaves of its session, before its books: the next step finds it (R29)."""
+        sessions = self._shell.sessions
+        if tally.session is not None and sessions is not None:
+            self._keep(sessions.keep(tally, tally.session, now_ms))
 
     def _keep(self, work: Awaitable[None]) -> None:
         """Hold on to background work until it is done; a cooldown that is not kept is no fault."""
@@ -385,7 +400,7 @@ class Run:
         def done(future: "asyncio.Future[None]") -> None:
             self._works.discard(future)
             self._close_amended()
-            if not isinstance(_error(future), StoreError | asyncio.CancelledError | None):
+            if not isinstance(error_of(future), StoreError | asyncio.CancelledError | None):
                 future.result()
 
         future.add_done_callback(done)
@@ -479,14 +494,5 @@ class Run:
         self._shell.forget(self)
 
 
-def _error(future: "asyncio.Future[T]") -> BaseException | None:
-    """Say what a future failed with; a cancelled one has failed, too."""
-    return asyncio.CancelledError() if future.cancelled() else future.exception()
-
-
 def _taken(order: Reserve, answer: Reserved) -> Candidate:
     return next(c for c in order.candidates if c.model.position == answer.position)
-
-
-def _in_words(error: BaseException) -> str:
-    return str(error) if isinstance(error, StoreError) else type(error).__name__

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from escalade_server.core.catalog import Rank
-from escalade_server.engine.ports import Clock, StoreError, Token, TokenStore
+from escalade_server.engine.ports import Clock, StoreError, Token, Tokens, TokenStore
 
 LIVE_MAX = 2
 """Live tokens of one agent: the old and the new one of a rotation (D2)."""
@@ -40,7 +40,7 @@ def digest_of(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="replace")).digest()
 
 
-def holder(text: str, tokens: TokenStore, now_ms: int) -> Token | None:
+def holder(text: str, tokens: Tokens, now_ms: int) -> Token | None:
     """Find the live token with exactly this text.
 
     Whatever is wrong with it, the same steps are taken: one look-up, one hash, one comparison in

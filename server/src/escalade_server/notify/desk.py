@@ -1,8 +1,8 @@
 """Reads the feed where it left off, folds what has one cause, and hands notices to the sinks.
 
 Up to which entry people are notified is kept in the store: a notice that a crash caught on its way
-is sent again, under the same id. Of several replicas each one tells people: a receiver knows the
-alerts that it has by their ids.
+is sent again, under the same id. Of several servers over one ledger one tells people; when it is
+gone another one goes on where it was.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from escalade_server.engine.ports import Clock, FeedStore, Notice, Notifier
 from escalade_server.notify.fold import MONEY, WAITING, Fold
 
 IDLE_S = 60.0
+LEAD_S = 1.0
+"""How often it is asked whether it is this server that tells people."""
 SPARE = 100
 """Entries of no interest to people that are read before the store is told so."""
 
@@ -31,10 +33,14 @@ class Desk:
         rules: Callable[[], Rules],
         log: Callable[[], Notifier | None],
         hooks: Callable[[], Sequence[Notifier]],
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``log`` and ``hooks`` answer the sinks, ``rules`` the rules, as they are in force."""
+        """``log`` and ``hooks`` answer the sinks, ``rules`` the rules, as they are in force.
+
+        ``leads`` says whether it is this server that tells people.
+        """
         self._feed, self._store, self._clock, self._rules = feed, store, clock, rules
-        self._log, self._hooks = log, hooks
+        self._log, self._hooks, self._leads = log, hooks, leads
         self._sending: dict[int, int] = {}
         """Notices on their way, by the number of their first entry: sinks that have them."""
         self._read = self._told = 0
@@ -42,12 +48,19 @@ class Desk:
 
     async def run(self) -> None:
         """Work for ever; started again, it goes on where people were notified last."""
+        while True:
+            while not self._leads():  # noqa: ASYNC110  # another process says so, not an event
+                await asyncio.sleep(LEAD_S)
+            await self._serve()
+
+    async def _serve(self) -> None:
+        """Tell people for as long as this server is the one to do it."""
         watcher = await self._feed.undelivered()
         self._read = self._told = watcher.last
         self._sending.clear()
         fold = Fold(watcher.epoch)
         try:
-            while True:
+            while self._leads():
                 try:
                     entries = await watcher.take(self._wait_s(fold))
                 except FeedClosedError:  # the rest is told after the next start
@@ -56,7 +69,8 @@ class Desk:
                 except CursorExpiredError as error:  # nobody was notified for a week
                     watcher.skip_to(error.oldest)
                     continue
-                self._take(entries, fold)
+                if self._leads():  # else who leads now tells them
+                    self._take(entries, fold)
         finally:
             self._feed.leave(watcher)
 

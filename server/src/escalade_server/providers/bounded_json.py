@@ -97,8 +97,7 @@ class Alike:
     def is_sound(self, frame: bytes) -> bool:
         """Answer as the function does, most often without a look at all of it."""
         head, tail = self._head, self._tail
-        if frame.startswith(head):
-            end = frame.find(b'"', len(head))
+        if frame.startswith(head) and (end := frame.find(b'"', len(head))) >= 0:
             if frame[end - 1] == _BACKSLASH and (inside := _INSIDE.match(frame, len(head))):
                 end = inside.end()
             rest = end + len(tail)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -12,6 +12,7 @@ from escalade_server.core.events import ChunkArrived
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.standing import Bench
 from escalade_server.core.task import Request
+from escalade_server.core.tracing import traceparent
 from escalade_server.engine.ports import Clock, ProviderFailure
 from escalade_server.providers.codec import Codec, Decoder, Endpoint, WireRequest
 from escalade_server.providers.http import (
@@ -60,6 +61,9 @@ WORDS: Final[Mapping[TransportKind, str]] = MappingProxyType(
 )
 """The same for people, who read the model's name beside it."""
 
+TRACE_HEADER: Final = "traceparent"
+"""Says of which of our attempts a call is (W3C Trace Context)."""
+
 Heed = Callable[[SetBench], None]
 """Takes what is to be set aside, and returns at once."""
 
@@ -101,6 +105,9 @@ class DialectProvider:
         """
         candidate = order.candidate
         wire = self.codec.encode(request, candidate, self.endpoint)
+        parent = traceparent(order.task_id, request.trace, order.attempt)
+        if parent:
+            wire = replace(wire, headers=(*wire.headers, (TRACE_HEADER, parent)))
         response = await self._open(wire)
         is_over = False
         try:

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from html import escape
-from importlib.resources import files
 from zoneinfo import ZoneInfo
 
 from escalade_server.core.words import usd
 from escalade_server.engine.usage import Line, UsageReport, Use
 from escalade_server.report.charts import Bar, Column, bars, columns
+from escalade_server.report.page import page
 from escalade_server.report.text import cost_nanos
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _TABLES = (
     ("Layers", "layer", "layers"),
     ("Models", "model", "models"),
@@ -23,7 +22,6 @@ NOBODY = "(no agent)"
 
 def as_html(report: UsageReport, now_ms: int) -> str:
     """Write the page; ``now_ms`` is when it is made, which stands in its foot."""
-    style = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     title = f"Model usage, {named(report.period)}"
     body = [
         f"<h1>{escape(title)}</h1>",
@@ -38,14 +36,7 @@ def as_html(report: UsageReport, now_ms: int) -> str:
         _changes(report),
         f"<footer>{_foot(report, now_ms)}</footer>",
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body></html>\n"
-    )
+    return page(title, body)
 
 
 def named(period: str) -> str:

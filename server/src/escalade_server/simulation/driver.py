@@ -42,14 +42,17 @@ from escalade_server.core.facts import Finished, Selected
 from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.gating import Checker
 from escalade_server.core.standing import Standing
+from escalade_server.core.tally import Tally
 from escalade_server.core.task import Delivery, Request
 from escalade_server.engine.health import Health
 from escalade_server.engine.place import Place
 from escalade_server.engine.ports import NOWHERE, Clock
 from escalade_server.engine.resume import ResumeDesk
 from escalade_server.engine.run import DRAINS_MAX, LINGER_S
+from escalade_server.engine.sessions import Steps
 from escalade_server.engine.waiting import WaitingRoom
 from escalade_server.simulation.agenda import Agenda
+from escalade_server.simulation.memory import Memory
 from escalade_server.simulation.script import Now, Step, Upstream, Word
 from escalade_server.simulation.store import ERROR
 
@@ -135,16 +138,33 @@ class Driver:
         self.draining = False
         self.room = WaitingRoom(agenda, _Middling(), later=self._later)
         self.desk = ResumeDesk("simulated", agenda)
+        self.memory = Memory()
+        self.steps = Steps("simulated")
         self.running: dict[str, Play] = {}
         self._started = 0
 
     def start(self, request: Request) -> "Play":
         """Start a task, within the limits of its agent."""
         self._started += 1
-        play = Play(self, limited(request, self.catalog), self._started)
+        request = limited(self._recalled(request), self.catalog)
+        play = Play(self, request, self._started)
         self.running[play.task_id] = play
         play.feed(Started(self.standing()))
         return play
+
+    def _recalled(self, request: Request) -> Request:
+        """Make a task the next step of its session, as ``Sessions.recalled`` does."""
+        name, rules = request.task.session_id, self.catalog.rules
+        if not name:
+            return request
+        key = self.steps.key_of(request.agent, name)
+        before = self.memory.find(key, self.agenda.now_ms())
+        return self.steps.step(request, key, before, rules)
+
+    def remember(self, tally: Tally | None) -> None:
+        """Keep what a task leaves of its session."""
+        if tally is not None and tally.session is not None:
+            self.memory.put(tally.session_key, tally.session)
 
     def _later(self, delay_s: float, call: Callable[[], None]) -> "_Due":
         due = _Due(call)
@@ -243,6 +263,7 @@ class Play:
             case CancelCall(attempt, drain):
                 self._cancel(attempt, drain=drain)
             case Settle():
+                driver.remember(command.tally)
                 self._settle(command)
             case SetBench():
                 driver.ledger.bench(command)
@@ -255,7 +276,8 @@ class Play:
                 if ok and driver.room and provider in driver.health.circuits(now_ms):
                     driver.room.given_back()
                 driver.health.report(provider, ok=ok, now_ms=now_ms)
-            case End(outcome):
+            case End(outcome, tally):
+                driver.remember(tally)
                 self._place.leave()
                 good = isinstance(outcome, Finished) and outcome.unmet is None
                 if good and outcome.report.answered is not None:

@@ -32,6 +32,7 @@ from escalade_server.simulation.checkers import (
 from escalade_server.simulation.driver import Driver, Play
 from escalade_server.simulation.gates import Judge, winner_of
 from escalade_server.simulation.resilience import Resilience
+from escalade_server.simulation.sessions import SessionsHold
 from escalade_server.simulation.store import Store
 from escalade_server.simulation.trace import Line
 from escalade_server.simulation.waits import WaitsHold
@@ -58,7 +59,7 @@ def checkers(of: World) -> list[Checker]:
         OneEnding(), ChangesAnnounced(), NoSplice(), CircuitsRespected(), AttemptsBounded(),
         LimitsRespected(of.providers.lies), SettledOnce(), InstantsAhead(), ReportsTrue(),
         EndsInTime(clock_is_steady=not of.jumps), GatesHold(),
-        WaitsHold(clock_is_steady=not of.jumps),
+        WaitsHold(clock_is_steady=not of.jumps), SessionsHold(),
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from escalade_server.simulation.agenda import Jump
 from escalade_server.simulation.chance import between, chance, maybe, pick
 from escalade_server.simulation.gates import gated, wishing
 from escalade_server.simulation.providers import HEALTHY, Character, Ill, Phase, Providers
+from escalade_server.simulation.sessions import stepping
 from escalade_server.simulation.strategies import OTHER, PROVIDERS, TYPES, draw_catalog
 from escalade_server.simulation.waits import patient
 from escalade_server.simulation.weather import Spell, StoreWeather, Trouble
@@ -81,7 +82,7 @@ def chaos(seed: int, rng: Random, kind: Kind, tasks: int) -> World:
         by_ms = pick(rng, (400, 5_000, 70_000, 3_700_000, 90_000_000))
         jumps.append(Jump(between(rng, 0, span_us), by_ms))
     arrivals = draw_arrivals(rng, catalog, begin_ms, tasks, span_us)
-    arrivals = patient(seed, wishing(seed, arrivals))
+    arrivals = stepping(seed, patient(seed, wishing(seed, arrivals)))
     characters = {name: _character(rng) for name in PROVIDERS}
     phases = [_phase(rng, span_us) for _ in range(between(rng, 0, 3))]
     spells = [_spell(rng, span_us)] if maybe(rng, 30) else []

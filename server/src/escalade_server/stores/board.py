@@ -6,7 +6,7 @@ Reading is synchronous and cheap; the authoritative rows are elsewhere.
 from collections.abc import Callable, Iterable, Mapping
 
 from escalade_server.core.catalog import Counter
-from escalade_server.core.standing import Balance, Bench, Standing
+from escalade_server.core.standing import Balance, Bench, Standing, disabled
 from escalade_server.core.window import Window, slice_at, slides, total
 from escalade_server.engine.ports import Spend
 
@@ -23,6 +23,7 @@ class Board:
         self._parts: dict[str, tuple[Balance, ...]] = {}
         self._balances: dict[str, Balance] = {}
         self._benches: Mapping[str, Bench] = {}
+        self._disabled: Mapping[str, Bench] = {}
         self._standing: Standing | None = None
         self._until_ms = _FAR_MS
 
@@ -40,7 +41,7 @@ class Board:
             self._balances[key] = balance
             self._until_ms = min(self._until_ms, balance.ends_ms)
         if benches is not None:
-            self._benches = benches
+            self._benches, self._disabled = benches, disabled(benches)
         self._standing = None
 
     def standing(self, now_ms: int) -> Standing:
@@ -48,7 +49,7 @@ class Board:
         if now_ms >= self._until_ms:
             self._let_go(now_ms)
         if self._standing is None:
-            self._standing = Standing(self._balances.copy(), self._benches)
+            self._standing = Standing(self._balances.copy(), self._benches, disabled=self._disabled)
         return self._standing
 
     def balance(self, key: str, now_ms: int) -> Balance | None:

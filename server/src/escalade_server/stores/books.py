@@ -6,30 +6,30 @@ statements, because each statement gives the interpreter's lock away and may wai
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
-from weakref import WeakValueDictionary
 
 import apsw
 
 from escalade_server.core import ledger
 from escalade_server.core.alerting import Mark
-from escalade_server.core.catalog import Billing, Counter, Period, Unit
+from escalade_server.core.catalog import Billing, Counter
 from escalade_server.core.commands import Candidate, Reserve, SetBench, Settle
 from escalade_server.core.events import Repeated, Reserved
-from escalade_server.core.failure import HOUR_MS, MINUTE_MS, FailureClass
+from escalade_server.core.failure import HOUR_MS, MINUTE_MS
 from escalade_server.core.ledger import Amounts
 from escalade_server.core.standing import Balance, Bench, Denial
 from escalade_server.core.task import Basis
-from escalade_server.core.window import SLICES, SPAN_MS, Window, slice_at, total
-from escalade_server.engine.ports import Kept, StoreError
+from escalade_server.core.window import SPAN_MS
+from escalade_server.engine.ports import Kept
 from escalade_server.stores import claims, statements
 from escalade_server.stores.board import Change
-from escalade_server.stores.feed import Feed
-from escalade_server.stores.rows import BOOKING, Account, Reservation, Row, State
-from escalade_server.stores.usage import RollUp
+from escalade_server.stores.lease_rows import Leases, RowsOfBooks
+from escalade_server.stores.leasing import Fold, Folded
+from escalade_server.stores.rows import BOOKING, Reservation, Row, State
+from escalade_server.stores.shelf import Shelf
 
 KEPT_MS = 25 * HOUR_MS
 """A settled reservation is remembered this long after its admission (R27, R32: 24 h)."""
@@ -37,45 +37,8 @@ PURGE_EVERY_MS = MINUTE_MS
 PURGE_ROWS = 1_000
 
 
-class Books:
+class Books(Shelf):
     """All counters, open reservations and benches of one file."""
-
-    def __init__(
-        self,
-        connection: apsw.Connection,
-        calendar: Callable[[Counter, int], Window],
-        now_ms: int,
-        zone: str = "UTC",
-    ) -> None:
-        """Take a migrated connection, which from now on only this object uses.
-
-        ``zone`` is that of the days in reports.
-        """
-        self.roll_up = RollUp(connection, calendar, zone)
-        self._db = connection
-        self._calendar = calendar
-        self._now_ms = now_ms
-        self._purge_at_ms = 0
-        self._version: object = None
-        self._is_loaded = False
-        self._owner = 0
-        self._next = 1
-        self._accounts: dict[str, Account] = {}
-        self._by_id: dict[int, Account] = {}
-        self._rows: WeakValueDictionary[tuple[int, int], Row] = WeakValueDictionary()
-        self._open: dict[str, Reservation] = {}
-        self._uncertain: dict[str, Reservation] = {}
-        self._benches: dict[str, Bench] = {}
-        # Of the batch at work: reservations met and changed, rows changed, accounts to publish.
-        self._met: dict[str, Reservation] = {}
-        self._claims: dict[tuple[str, str], list[Reservation]] = {}
-        self._changed: dict[str, Reservation] = {}
-        self._dirty: set[Row] = set()
-        self._seen: dict[int, Account] = {}
-        self._benches_changed = False
-        self.feed = Feed(connection)
-        self._marks: Mapping[str, Sequence[Mark]] = {}
-        self._labelled: dict[str, Counter] = {}
 
     def open(
         self,
@@ -95,17 +58,39 @@ class Books:
         self.begin(order.reservation_id for order in owed)
         newest = "INSERT INTO owners (opened_ms) VALUES (?) RETURNING id"
         [(self._owner,)] = self._query(newest, self._now_ms)
-        self._query("DELETE FROM owners WHERE id < ?", self._owner)
+        if self._crew is not None:
+            self._crew.live(self._owner)
         for counter in self._labelled.values():
             self._account(counter)
         for order in owed:
             with suppress(ValueError):  # out of range: it was refused then, too
                 self.settle(order, self._now_ms)
-        for reservation in list(self._open.values()):
-            if reservation.state is State.OPEN and reservation.owner != self._owner:
-                self._assume(reservation)
+        self._bury(alone=self._crew is None or self._crew.first)
         self.sweep()
         self.commit()
+
+    def _bury(self, *, alone: bool = False) -> None:
+        """Book in full what dead owners left open, and take over what they left in doubt (C6).
+
+        ``alone`` says that no other owner can live.
+        """
+        crew, me = self._crew, self._owner
+        owners = self._query("SELECT id FROM owners WHERE id <> ?", me)
+        dead = {id_ for (id_,) in owners if alone or (crew is not None and crew.is_dead(id_))}
+        if not dead and not alone:
+            return
+        for found in self._reservations(statements.UNSETTLED, State.ASSUMED):
+            if found.owner == me or not (alone or found.owner in dead):
+                continue
+            left = self._met.get(found.id) or self._open.get(found.id) or found
+            if left.state is State.OPEN:
+                self._assume(left)
+            elif left.state is State.UNCERTAIN:
+                self._uncertain[left.id] = left.resolve_at_ms
+                self._query(statements.TAKE_OVER, me, left.number)
+        self._query("DELETE FROM owners WHERE id IN (SELECT value FROM json_each(?))",
+                    json.dumps(sorted(dead)))  # fmt: skip
+        self.leases.assume(me, None if alone else dead)
 
     def adopt(self, counters: Iterable[Counter], marks: Mapping[str, Sequence[Mark]]) -> None:
         """Go on with the counters and marks of another strategy; what is booked stays (R18)."""
@@ -123,14 +108,7 @@ class Books:
         if version != self._version:
             self._load()
             self._version = version
-        unknown = [id_ for id_ in ids if id_ not in self._open]
-        requests = list(requests)
-        if unknown or requests:
-            looked_for = json.dumps(unknown), json.dumps(requests)
-            for found in self._reservations(statements.MET, *looked_for):
-                known = self._met[found.id] = self._open.get(found.id, found)
-                if known.request_id:
-                    self._claims.setdefault((known.agent, known.request_id), []).append(known)
+        self._meet(ids, list(requests))
 
     def commit(self) -> None:
         """Write what changed and make it durable."""
@@ -175,6 +153,8 @@ class Books:
     @property
     def is_waiting(self) -> bool:
         """Whether there is what no order brings: a doubtful reservation, an operator's word."""
+        if self._crew is not None and self._crew.lead():
+            return True  # somebody may have died
         with suppress(apsw.Error):  # the next batch says it
             return bool(self._uncertain) or self._is_stale
         return True
@@ -199,6 +179,8 @@ class Books:
         if order.request_id:
             before = self._claims.get((order.agent, order.request_id), ())
             repeated = claims.repeated(before, order, self._now_ms)
+            if repeated is None and any(map(self._runs_elsewhere, before)):
+                repeated = Repeated(order.attempt, runs=True)
             if repeated is not None:
                 return repeated
         denials: list[Denial] = []
@@ -235,9 +217,27 @@ class Books:
         known.digest = order.digest
         self._become(known, State.ASSUMED if order.basis is Basis.RESERVED else State.SETTLED)
 
+    def fold(self, order: Fold, now_ms: int) -> Folded:
+        """Bring a lease up to date; see ``stores.leasing``.
+
+        Raises:
+            ValueError: an amount is out of range; nothing is changed.
+        """
+        self._now_ms = max(self._now_ms, now_ms)
+        return self.leases.fold(order, self._owner, self._now_ms)
+
+    @cached_property
+    def leases(self) -> Leases:
+        """What is held for processes that spend it themselves."""
+        rows = RowsOfBooks(
+            self._current, self._rows_of, self._put_and_tell, self._balance, self.roll_up
+        )
+        return Leases(self._db, rows)
+
     def may_hold(self, reservation_id: str) -> bool:
         """Tell whether it is open as far as is known, or its batch came as far as its commit."""
-        return not self._is_loaded or reservation_id in self._open
+        unsure = self._crew is not None or not self._is_loaded
+        return unsure or reservation_id in self._open
 
     def find(self, reservation_id: str) -> Kept | None:
         """Look a reservation up; one held in doubt counts as open."""
@@ -268,8 +268,17 @@ class Books:
     def sweep(self, now_ms: int = 0) -> None:
         """Do what time alone brings: uncertain reservations are booked, old rows dropped."""
         now_ms = self._now_ms = max(self._now_ms, now_ms)
-        for reservation in [r for r in self._uncertain.values() if r.resolve_at_ms <= now_ms]:
-            self._assume(reservation)
+        due = [id_ for id_, at_ms in self._uncertain.items() if at_ms <= now_ms]
+        self._meet(id_ for id_ in due if id_ not in self._met)
+        for id_ in due:
+            reservation = self._find(id_)
+            if reservation is not None and reservation.state is State.UNCERTAIN:
+                self._assume(reservation)
+            self._uncertain.pop(id_, None)
+        if self._crew is not None and not self._crew.lead():
+            return
+        if self._crew is not None and self._owner:
+            self._bury()
         if now_ms < self._purge_at_ms:
             return
         over = [key for key, bench in self._benches.items() if bench.until_ms <= now_ms]
@@ -280,7 +289,9 @@ class Books:
         self._query(statements.DROP_SLICES, now_ms, json.dumps([span.value for span in SPAN_MS]))
         self._query(statements.DROP_RESERVATIONS, PURGE_ROWS, State.ASSUMED, now_ms - KEPT_MS)
         if self._db.changes() < PURGE_ROWS:
+            self.leases.purge(now_ms)
             self.roll_up.purge(now_ms)
+            self.sessions.purge(now_ms)
             self._purge_at_ms = now_ms + PURGE_EVERY_MS
         self.feed.purge(now_ms)
 
@@ -326,8 +337,15 @@ class Books:
                 self._put(row, ledger.settle(row.balance, held, used[column]))
         reservation.used = used
         for row in reservation.rows:
-            if row.mark is not None and row.balance.spent >= row.mark:
-                self._tell(row)
+            self._look_at(row)
+
+    def _put_and_tell(self, row: Row, balance: Balance) -> None:
+        self._put(row, balance)
+        self._look_at(row)
+
+    def _look_at(self, row: Row) -> None:
+        if row.mark is not None and row.balance.spent >= row.mark:
+            self._tell(row)
 
     def _tell(self, row: Row) -> None:
         """Tell, in this transaction, which marks a window that still lasts has passed."""
@@ -346,7 +364,7 @@ class Books:
         else:
             self._open.pop(id_, None)
         if state is State.UNCERTAIN:
-            self._uncertain[id_] = reservation
+            self._uncertain[id_] = reservation.resolve_at_ms
         else:
             self._uncertain.pop(id_, None)
 
@@ -354,139 +372,8 @@ class Books:
         row.balance = balance
         self._dirty.add(row)
 
-    def _find(self, id_: str) -> Reservation | None:
-        return self._open.get(id_) or self._met.get(id_)
-
-    def _balance(self, row: Row) -> Balance:
-        live = row.account.live
-        if len(live) == 1:
-            return row.balance
-        return total([part.balance for part in live], self._now_ms) or row.balance
-
-    def _current(self, counter: Counter) -> Row:
-        """Answer the row that admissions go to now.
-
-        It never moves back: a calendar window lasts until its end, whatever a clock or a changed
-        zone says, and a slice is followed by a later one only (T4, C9).
-        """
-        account = self._accounts.get(counter.key)
-        if (
-            account is None
-            or account.period is not counter.period
-            or account.unit is not counter.unit
-        ):
-            account = self._account(counter)
-        live = account.live
-        now_ms = self._now_ms
-        while live and live[0].balance.ends_ms <= now_ms:
-            del live[0]
-        if live and now_ms < live[-1].admits_to_ms:
-            return live[-1]
-        window = (
-            slice_at(counter.period, now_ms) if account.sliding else self._calendar(counter, now_ms)
-        )
-        row = self._row(account, window.starts_ms, Balance(window.id, 0, 0, window.ends_ms))
-        live.append(row)
-        return row
-
-    def _row(self, account: Account, starts_ms: int, balance: Balance) -> Row:
-        admits_to_ms = balance.ends_ms
-        if account.sliding:
-            admits_to_ms = starts_ms + (admits_to_ms - starts_ms) // (SLICES + 1)
-        row = Row(account, starts_ms, admits_to_ms, balance)
-        marks = self._marks.get(account.key)
-        if marks:
-            row.mark = self.feed.next_mark(account.key, balance.window, marks)
-        self._rows[account.id, starts_ms] = row
-        return row
-
-    def _account(self, counter: Counter) -> Account:
-        """Open the account of a counter, new in the file if need be."""
-        query = "SELECT id, unit, period FROM counters WHERE key = ?"
-        found = self._query(query, counter.key)
-        now = (counter.unit.value, counter.period.value)
-        if not found:
-            insert = "INSERT INTO counters (key, unit, period) VALUES (?, ?, ?) RETURNING id"
-            [(id_,)] = self._query(insert, counter.key, *now)
-            account = Account(id_, counter.key, counter.unit, counter.period, [])
-            self._accounts[counter.key] = self._by_id[id_] = account
-            return account
-        [(_, unit, period)] = found
-        if (unit, period) != now:
-            raise StoreError(
-                f"{counter.label}: kept so far as {unit} per {period}, now {now[0]} per"
-                f" {now[1]} under the same key {counter.key!r}; a changed limit needs a new key"
-            )
-        return self._accounts[counter.key]
-
-    # -------------------------------------------------------------------------------- reading
-
-    def _query(self, sql: str, *bindings: str | int) -> list[tuple[Any, ...]]:
-        """Answer all rows; the tables are STRICT, so their columns have the types they say."""
-        return self._db.execute(sql, bindings).fetchall()
-
-    def _load(self) -> None:
-        """Read everything anew."""
-        self._is_loaded = False
-        self.feed.load()
-        for cache in (
-            self._accounts, self._by_id, self._rows, self._open, self._uncertain, self._met,
-            self._changed, self._dirty, self._claims,
-        ):  # fmt: skip
-            cache.clear()
-        for id_, key, unit, period in self._query("SELECT * FROM counters"):
-            account = Account(id_, key, Unit(unit), Period(period), [])
-            self._accounts[key] = self._by_id[id_] = account
-        live = "SELECT * FROM windows WHERE ends_ms > ? ORDER BY counter, starts_ms"
-        for id_, starts_ms, ends_ms, label, spent, held in self._query(live, self._now_ms):
-            account = self._by_id[id_]
-            if not account.sliding:
-                account.live.clear()  # two only after a clock went back: the later one holds
-            balance = Balance(label, spent, held, ends_ms)
-            account.live.append(self._row(account, starts_ms, balance))
-        self._seen = dict(self._by_id)
-        self._benches_changed = True
-        for found in self._reservations(statements.UNSETTLED, State.ASSUMED):
-            self._open[found.id] = found
-            if found.state is State.UNCERTAIN:
-                self._uncertain[found.id] = found
-        [(last,)] = self._query("SELECT ifnull(max(number), 0) FROM reservations")
-        self._next = last + 1
-        self._benches = {
-            key: Bench(until_ms, FailureClass(cls), detail)
-            for key, until_ms, cls, detail in self._query("SELECT * FROM benches")
-        }
-        self._is_loaded = True
-
-    def _reservations(self, query: str, *bindings: str | int) -> list[Reservation]:
-        return [
-            Reservation(
-                number, id_, owner, model, position, State(state), Amounts(1, tokens, nanos),
-                self._rows_of(windows), windows, admitted_ms, agent, bool(routed), day, layer,
-                task_type, bool(metered), digest, request_id, content, figures, resolve_at_ms,
-                Amounts(*used),
-            )
-            for number, id_, owner, model, position, state, tokens, nanos, windows, admitted_ms,
-                resolve_at_ms, agent, routed, digest, request_id, content, figures, day, layer,
-                task_type, metered, *used in self._query(query, *bindings)
-        ]  # fmt: skip
-
-    def _rows_of(self, windows: str) -> tuple[Row, ...]:
-        """Answer the rows of admission; slices that have been dropped are past caring."""
-        rows = []
-        for name in windows.split():
-            id_, starts_ms = (int(part) for part in name.split(":"))
-            row = self._rows.get((id_, starts_ms))
-            if row is None:
-                query = (
-                    "SELECT ends_ms, label, spent, held FROM windows"
-                    " WHERE counter = ? AND starts_ms = ?"
-                )
-                found = self._query(query, id_, starts_ms)
-                if not found:
-                    continue
-                ends_ms, label, spent, held = found[0]
-                balance = Balance(label, spent, held, ends_ms)
-                row = self._row(self._by_id[id_], starts_ms, balance)
-            rows.append(row)
-        return tuple(rows)
+    def _runs_elsewhere(self, claim: Reservation) -> bool:
+        """Tell whether another process works on a request: in this one its engine would know."""
+        if self._crew is None or claim.state is not State.OPEN or claim.owner == self._owner:
+            return False
+        return not self._crew.is_dead(claim.owner)

@@ -30,7 +30,9 @@ from escalade_server.engine.news import (
     quota_of,
     to_json,
 )
+from escalade_server.engine.traces import Trace
 from escalade_server.stores.statements import Upsert
+from escalade_server.stores.traces import TraceTable
 
 KEPT_MS = 7 * DAY_MS
 KEPT_ROWS = 100_000
@@ -44,8 +46,8 @@ WHERE number IN (SELECT number FROM events ORDER BY number LIMIT ?)
 """
 
 
-Note = Entry | int
-"""For the feed: an entry, or the number of the last one that people were notified of."""
+Note = Entry | Trace | int
+"""For the feed: an entry, or the number of the last one that people were notified of; a trace."""
 NOTES_MAX = 10_000
 
 
@@ -86,20 +88,30 @@ class Feed:
     def __init__(self, connection: apsw.Connection) -> None:
         """Take the books' connection; ``load`` reads."""
         self._db = connection
+        self._traces = TraceTable(connection)
         self._epoch = ""
         self._next = 1
+        self._told_to: int | None = None
+        """Number of the last entry that was handed out, or was there before."""
         self._delivered = 0
         self._since_purge = 0
         self._told: dict[str, int] = {}
         self._fresh: list[Entry] = []
 
     def load(self) -> None:
-        """Read what is known by heart; forget what was not committed."""
+        """Read what is known by heart; forget what was not committed.
+
+        What another process has written since the last time is fresh here, too.
+        """
         [(self._epoch, self._delivered)] = self._rows("SELECT epoch, delivered FROM feed")
         [(last,)] = self._rows("SELECT ifnull(max(number), 0) FROM events")
         self._next = last + 1
         self._told = dict(self._rows("SELECT key, until_ms FROM told"))
         self._fresh.clear()
+        if self._told_to is None:
+            self._told_to = last
+        elif last > self._told_to:
+            self._fresh += self.page(self._told_to, last - self._told_to).entries
 
     def note(self, notes: Sequence[Note], now_ms: int) -> None:
         """Write what waited."""
@@ -108,6 +120,7 @@ class Feed:
             numbers = [note for note in notes if isinstance(note, int)]
             if numbers:
                 self.deliver(max(numbers))
+            self._traces.add([note for note in notes if isinstance(note, Trace)], now_ms)
 
     def add(self, entries: Iterable[Entry], now_ms: int) -> None:
         """Write entries, except those that were to be told once and have been."""
@@ -131,6 +144,7 @@ class Feed:
     def fresh(self) -> Sequence[Entry]:
         """Answer, once, what the last transaction has written."""
         fresh, self._fresh = self._fresh, []
+        self._told_to = self._next - 1
         return fresh
 
     def deliver(self, number: int) -> None:

@@ -1,8 +1,9 @@
 """The store of several hosts: Redis or Valkey, one script a call (quotas C8, pitfalls P20).
 
 Orders are queued; one task takes what is there, sends it over one connection as one batch, and
-takes the answers in the same order. Nobody waits longer than ``DEADLINE_S`` for Redis (S9): then
-the connection is dropped, and until it is there again every reservation is refused at once (S8).
+takes the answers in the same order. Nobody waits longer than the deadline, 250 ms (S9): then the
+connection is dropped, and until it is there again every reservation is refused at once, but for
+free models in this server's share of what was left (S8).
 Settlements are kept and tried again under their id, which changes nothing if they were booked
 before (S13); with a journal they outlive the process, and count as done.
 
@@ -12,6 +13,7 @@ nothing is known of what was spent, and nothing is admitted (S11).
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from escalade_server.core.alerting import Mark
@@ -23,28 +25,31 @@ from escalade_server.core.window import Window
 from escalade_server.engine.news import Page
 from escalade_server.engine.ports import Clock, Kept, Spend, StoreError
 from escalade_server.stores import redis_wire as wire
-from escalade_server.stores.redis_beside import Beside
+from escalade_server.stores.leasing import Fold
+from escalade_server.stores.redis_allowance import Allowance
+from escalade_server.stores.redis_beside import Beside, seen
+from escalade_server.stores.redis_fields import Writer
+from escalade_server.stores.redis_leases import folded_of
 from escalade_server.stores.redis_link import Link, Place, Refused, Unreachable
 from escalade_server.stores.redis_news import Write, page_of
 from escalade_server.stores.redis_orders import (
     LEASE_MS,
     Again,
     Answer,
-    Count,
     Find,
+    Free,
     Item,
     Look,
     Order,
     Read,
     Report,
-    plain_fields,
 )
 from escalade_server.stores.redis_owed import Memory, Owed
-from escalade_server.stores.redis_usage import tally_of
+from escalade_server.stores.redis_running import Running
+from escalade_server.stores.redis_shared import SharedState
 from escalade_server.stores.redis_view import View
 from escalade_server.stores.redis_wire import Reply
 
-DEADLINE_S = 0.25
 LOOK_S = 0.25
 """How often it is asked what others did, and said that this owner lives."""
 BATCH_MAX = 500
@@ -69,26 +74,26 @@ class RedisStore(Beside):
         *,
         zone: str = "UTC",
         secret: str = "",
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float | None = None,
         store_clock: Clock | None = None,
     ) -> None:
         """Say where; ``open`` does the work.
 
         ``zone`` is that of the days in reports; ``secret`` is kept if the ledger has none yet, and
         is that of the ledger once it is open. ``tell`` hears why the ledger cannot be reached or
-        believed, and nothing (the empty string) when it can be again. ``store_clock`` is given by
-        tests only: the store's own clock rules.
+        believed, and nothing (the empty string) when it can be again. ``store_clock`` and
+        ``deadline_s`` are given by tests only: the store's own clock rules.
         """
         self._place = place
         self._clock = clock
         self._calendar = calendar
         self._tell = tell
-        self._deadline_s = deadline_s
+        self._deadline_s = deadline_s or place.deadline_ms / 1_000
         self._store_clock = store_clock
         self._link = Link(place)
         self._view = View()
         self._counters: tuple[Counter, ...] = ()
-        self._epoch, self._owner = "", ""
+        self._epoch = ""
         self._shift_ms = 0
         """How far the store's clock is ahead of this machine's."""
         self._queue: list[Item] = []
@@ -100,7 +105,15 @@ class RedisStore(Beside):
         self._told = ""
         self._owed = Owed(place.journal)
         self._memory, self._identity = Memory(), ""
+        self._allowance = Allowance(self._view.board, calendar)
+        self._running = Running()
+        self.shared = SharedState(time.monotonic)
+        """What is heard of other servers: duties and tokens."""
         super().__init__(zone)
+        self._writer = Writer(
+            calendar, self._days, view=self._view, news=self._news, shared=self.shared,
+            running=self._running,
+        )  # fmt: skip
         self.secret = secret
         self.is_new = False
         """Whether the ledger was made by ``open``: everything counts from zero."""
@@ -110,7 +123,7 @@ class RedisStore(Beside):
     async def open(self, counters: Sequence[Counter]) -> None:
         """Connect, book what is owed and what dead owners left; see ``Store``."""
         self._loop = asyncio.get_running_loop()
-        self._counters = tuple(counters)
+        self._counters = self._writer.counters = tuple(counters)
         try:
             self._owed.open()
             self._news.adopt(self._counters)
@@ -129,7 +142,7 @@ class RedisStore(Beside):
         self, counters: Sequence[Counter], marks: Mapping[str, Sequence[Mark]] | None = None
     ) -> None:
         """Go on with the counters of another strategy; see ``Store``."""
-        self._counters = tuple(counters)
+        self._counters = self._writer.counters = tuple(counters)
         self._news.adopt(self._counters)
         self._news.marks = marks or {}
 
@@ -162,6 +175,16 @@ class RedisStore(Beside):
         """Queue a cooldown; see ``Store``."""
         return self._submit(order)  # type: ignore[return-value]
 
+    @property
+    def advice(self) -> str:
+        """Why Redis should be renewed; empty: it need not."""
+        return self._link.advice
+
+    def free(self, agent: str, request_id: str) -> None:
+        """Let a request id be run by others: its task here has ended (R27). Never blocks."""
+        if self._running.end(agent, request_id) and self._closed is None:
+            self._submit(self._running.take()).add_done_callback(seen)
+
     async def close(self) -> None:
         """Serve what is queued, say that this owner leaves, and disconnect; safe twice."""
         if self._closed is not None or self._watch is None:
@@ -174,6 +197,8 @@ class RedisStore(Beside):
         with contextlib.suppress(StoreError):  # then others book what is left, when the lease ends
             while self._down is None and self._news:
                 await self._ask(self._news.take())
+            while self._down is None and self._running:
+                await self._ask(self._running.take())
             while self._down is None and await self._ask(Look(lease_ms=0)):
                 pass
         await self._let_go()
@@ -190,6 +215,9 @@ class RedisStore(Beside):
 
     def _put(self, item: Item) -> None:
         self._queue.append(item)
+        self._serve_soon()
+
+    def _serve_soon(self) -> None:
         if self._pump is None:
             self._pump = asyncio.ensure_future(self._pumping())
 
@@ -227,17 +255,19 @@ class RedisStore(Beside):
         now_ms = self._clock.now_ms()
         for item in batch:
             try:
-                name, fields = self._fields(item.order, now_ms + self._shift_ms)
+                self._check_clock(item.order)
+                name, fields = self._writer.fields(item.order, now_ms, self._shift_ms)
             except (StoreError, ValueError) as error:
-                _fail(item, StoreError(f"{error}"))
+                item.fail(StoreError(f"{error}"))
                 continue
             sent.append(item)
             orders.append((name, wire.packed(self._hand(), self._epoch, *fields)))
             if isinstance(item.order, Reserve):
                 self._owed.mine.add(item.order.reservation_id)
+                self._running.asked(item.order)
         if not sent:
             return ""
-        refused, again = "", []
+        refused, again, asked_s = "", [], time.monotonic()
         answers = await self._link.run(orders, sent[0].until_s)
         for item, answer in zip(sent, answers, strict=True):
             if isinstance(answer, Refused):
@@ -252,7 +282,10 @@ class RedisStore(Beside):
             elif reply.kind == "window":
                 again.append(item)
             else:
-                self._take(item, reply)
+                try:
+                    self._take(item, reply, asked_s)
+                except StoreError as error:
+                    item.fail(error)
         if again:  # a window ended under way, or the clocks have not been compared yet
             return await self._run(again) or refused
         return refused
@@ -260,38 +293,15 @@ class RedisStore(Beside):
     def _hand(self) -> int | None:
         return None if self._store_clock is None else self._store_clock.now_ms()
 
-    def _fields(self, order: Order, now_ms: int) -> tuple[str, tuple[wire.Field, ...]]:
-        if isinstance(order, Reserve | Again):
-            if abs(self._shift_ms) > APART_MS:
-                raise StoreError(
-                    f"the clock of {self._place!r} and this machine's are"
-                    f" {abs(self._shift_ms) // 1_000} s apart: one of them is wrong"
-                )
+    def _check_clock(self, order: Order) -> None:
+        apart_ms = abs(self._shift_ms)
+        if apart_ms > APART_MS and isinstance(order, Reserve | Again):
+            raise StoreError(
+                f"the clock of {self._place!r} and this machine's are {apart_ms // 1_000} s apart:"
+                " one of them is wrong"
+            )
 
-            def window(counter: Counter) -> tuple[wire.Field, ...]:
-                return wire.counter_of(counter, self._calendar, now_ms)
-
-            day = self._calendar(self._days, now_ms).id
-            is_forced = isinstance(order, Again)
-            asked = order.order if isinstance(order, Again) else order
-            fields = wire.reserve_fields(asked, self._owner, day, window, is_forced=is_forced)
-            return "reserve", fields
-        if isinstance(order, Settle):
-            return "settle", wire.settle_fields(order)
-        if isinstance(order, Find):
-            return "find", (wire.name_of(order.reservation_id),)
-        if isinstance(order, SetBench):
-            return "bench", wire.bench_fields(order)
-        if isinstance(order, Look):
-            names = tuple({counter.key for counter in self._counters} | set(self._view.names()))
-            version, seen = self._view.version, self._news.seen
-            return "look", (self._owner, order.lease_ms, version, names, seen)
-        if isinstance(order, Count):
-            day = self._calendar(self._days, order.now_ms + self._shift_ms).id
-            return "tally", (day, tally_of(order.tally))
-        return plain_fields(order)
-
-    def _take(self, item: Item, reply: Reply) -> None:
+    def _take(self, item: Item, reply: Reply, asked_s: float) -> None:
         """Take an answer: first what everybody sees, then who waits."""
         for key in self._view.take(reply):
             balance = self._view.board.balance(key, reply.now_ms)
@@ -303,29 +313,37 @@ class RedisStore(Beside):
                 self._memory.held(order, reply.position, self._loop.time())
             elif reply.kind != "same":
                 self._owed.mine.discard(order.reservation_id)
-            try:
-                result = wire.answer_of(order, reply, self._view.board.standing(reply.now_ms))
-            except StoreError as error:
-                _fail(item, error)
-                return
+                self._running.refused(order.reservation_id)
+            result = wire.answer_of(order, reply, self._view.board.standing(reply.now_ms))
         elif isinstance(order, Settle):
             self._memory.settled(order, self._loop.time())
+            self._running.settled(order)
+            self._owed.paid(order)
             self._owed.mine.discard(order.reservation_id)
+        elif isinstance(order, Again):
+            self._allowance.said(order)
+            self._memory.again(order, self._loop.time())
+        elif isinstance(order, Fold):
+            result = folded_of(reply)
+            self._memory.folded(order, result.granted, self._loop.time())
         elif isinstance(order, Find):
             result = wire.kept_of(order.reservation_id, reply.notes)
         elif isinstance(order, Look):
             self._news.told(reply.news)
+            if reply.shared is not None and order.lease_ms:
+                self.shared.take(reply.shared, asked_s)
             result = reply.position == 1
         elif isinstance(order, Write):
             self._news.written(order)
+        elif isinstance(order, Free):
+            self._running.freed(order)
         elif isinstance(order, Read):
             result = page_of(self._epoch, reply)
         elif isinstance(order, Report) and order.day:
             result = reply.position == 1
         else:
             result = reply.notes
-        if item.future is not None and not item.future.done():
-            item.future.set_result(result)
+        item.answer(result)
 
     # ------------------------------------------------------------------ when Redis is not there
 
@@ -338,16 +356,34 @@ class RedisStore(Beside):
         await self._refuse(batch + waiting, detail)
 
     async def _refuse(self, batch: Sequence[Item], detail: str) -> None:
-        """Answer that it cannot be done; but settlements are kept, and done with a journal."""
+        """Answer that it cannot be done; but settlements are kept, and done with a journal.
+
+        One that costs nothing is done without: lost with the process, it is booked in full.
+        """
         settles = [item.order for item in batch if isinstance(item.order, Settle)]
         why = await self._owed.keep(settles) if settles else ""
         for item in batch:
-            if isinstance(item.order, Write):
-                self._news.give_back(item.order)
-            if not isinstance(item.order, Settle) or why:
-                _fail(item, StoreError(f"{detail}; {why}" if why else detail))
-            elif item.future is not None and not item.future.done():
-                item.future.set_result(None)
+            order = item.order
+            if isinstance(order, Write):
+                self._news.give_back(order)
+            granted = self._alone(order)
+            if granted is not None:
+                item.answer(granted)
+            elif isinstance(order, Settle) and not (why and order.charged_nanos):
+                item.answer(None)
+            else:
+                item.fail(StoreError(f"{detail}; {why}" if why else detail))
+
+    def _alone(self, order: Order) -> Reserved | None:
+        """Reserve without Redis what is free, in this server's share of what was left (S8)."""
+        if not isinstance(order, Reserve) or abs(self._shift_ms) > APART_MS:
+            return None
+        now_ms = self._clock.now_ms() + self._shift_ms
+        granted = self._allowance.grant(order, self.shared.owners, now_ms)
+        if granted is not None:
+            self._owed.mine.add(order.reservation_id)
+            self._running.asked(order)
+        return granted
 
     def _say(self, detail: str) -> None:
         """Tell a change for the worse or the better, once."""
@@ -364,6 +400,8 @@ class RedisStore(Beside):
                     with contextlib.suppress(StoreError):
                         if self._news:
                             await self._submit(self._news.take())
+                        if self._running:
+                            await self._submit(self._running.take())
                         await self._submit(Look())
                 else:
                     await self._come_back()
@@ -376,17 +414,22 @@ class RedisStore(Beside):
             await self._link.connect()
         if self._link.identity != self._identity:
             await self._remind()
+        for _ in range(0, len(self._owed), BATCH_MAX):
+            await self._pay()
+        await self._say_again([*self._allowance.unsaid(), Look()])
+        self._allowance.end()
+        self._down = None  # what came meanwhile goes before all that comes from here on
         until_s = self._loop.time() + self._deadline_s
-        items = [Item(order, until_s, None) for order in self._owed.orders[:BATCH_MAX]]
-        refused = await self._run([*items, Item(Look(), until_s, None)])
-        if refused:
-            await self._link.close()
-            raise StoreError(refused)
-        self._owed.paid(len(items))
-        if self._owed.orders:
-            return
-        self._down = None
+        late: list[Order] = [*self._allowance.unsaid(), *self._owed.first(BATCH_MAX)]
+        self._queue[:0] = [Item(each, until_s, None) for each in late]
+        self._serve_soon()
         self._say("")
+
+    async def _pay(self) -> None:
+        """Say what was held here meanwhile, then what it used."""
+        await self._say_again(self._allowance.unsaid())
+        owed, is_unsaid = self._owed.first(BATCH_MAX), self._allowance.is_unsaid
+        await self._say_again([each for each in owed if not is_unsaid(each.reservation_id)])
 
     async def _remind(self) -> None:
         """Say again what another server may not have heard of (S10)."""
@@ -424,7 +467,7 @@ class RedisStore(Beside):
         reply = wire.reply_of(answer)
         if reply.kind == "key":
             raise wire.key_trouble(reply.notes)
-        self._epoch, self._owner, new, schema, number, self.secret = reply.notes
+        self._epoch, self._writer.owner, new, schema, number, self.secret = reply.notes
         self._news.seen = int(number)
         if schema != SCHEMA:
             raise StoreError(
@@ -433,8 +476,8 @@ class RedisStore(Beside):
             )
         self._identity = self._link.identity
         self.is_new, self._shift_ms = new == "new", reply.now_ms - now_ms
-        while self._owed.orders:
-            await self._come_back()
+        while self._owed:
+            await self._pay()
         while await self._ask(Look()):
             pass
 
@@ -454,8 +497,3 @@ class RedisStore(Beside):
     async def _let_go(self) -> None:
         await self._link.close()
         self._owed.close()
-
-
-def _fail(item: Item, error: StoreError) -> None:
-    if item.future is not None and not item.future.done():
-        item.future.set_exception(error)

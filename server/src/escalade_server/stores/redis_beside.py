@@ -1,7 +1,7 @@
-"""What the Redis store keeps beside its books: the event feed, and each day's use."""
+"""What the Redis store keeps beside its books: the feed, each day's use, sessions."""
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -11,11 +11,14 @@ from escalade_server.engine.news import Entry, Page
 from escalade_server.engine.usage import UsageTables
 from escalade_server.stores.redis_news import News
 from escalade_server.stores.redis_orders import Answer, Count, Days, Order, Read, Report
-from escalade_server.stores.redis_usage import days_in, tables_of
+from escalade_server.stores.redis_sessions import RedisSessions
+from escalade_server.stores.redis_traces import RedisTraces
+from escalade_server.stores.redis_usage import tables_of
+from escalade_server.stores.usage import days_in
 
 
-class Beside(ABC):
-    """``FeedStore`` and ``UsageStore`` over the same queue as the books."""
+class Beside(RedisSessions, RedisTraces):
+    """Feed, use, sessions and traces over the same queue as the books."""
 
     def __init__(self, zone: str) -> None:
         """Take the zone in which days begin and end."""
@@ -52,7 +55,7 @@ class Beside(ABC):
     def entries(self, after: int, limit: int) -> Awaitable[Page]:
         """Queue a look into the feed, after what waits to be written; see ``FeedStore``."""
         if self._news:
-            self._submit(self._news.take()).add_done_callback(_seen)
+            self._submit(self._news.take()).add_done_callback(seen)
         return self._submit(Read(after, limit))  # type: ignore[return-value]
 
     def record(self, entries: Sequence[Entry]) -> None:
@@ -72,6 +75,6 @@ class Beside(ABC):
         self._news.follower, self._news.marks = told, marks
 
 
-def _seen(future: "asyncio.Future[Answer]") -> None:
+def seen(future: "asyncio.Future[Answer]") -> None:
     """Look at a failure that needs no answer: what could not be written waits again."""
     future.exception()

@@ -8,9 +8,10 @@ of another command. The only file that imports the client library.
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from enum import Enum
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from redis.asyncio.connection import Connection, SSLConnection
@@ -19,23 +20,43 @@ from redis.backoff import NoBackoff
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
 from escalade_server.engine.ports import StoreError
+from escalade_server.stores.redis_versions import advice, version_of
 
 SCRIPTS = (
     "open", "reserve", "settle", "find", "bench", "look",
-    "write", "page", "tally", "days", "reports",
+    "write", "page", "tally", "days", "reports", "fold", "free",
+    "tokens", "counters", "enter", "audit",
+    "session", "keep", "trace",
 )  # fmt: skip
+_WINDOWS = {"reserve", "enter", "fold"}
+"""Scripts that may begin a window."""
 VERSION_MIN = (7, 0)
+DEADLINE_MS, DEADLINE_MS_MAX = 250, 60_000
 CONNECT_S = 2.0
 DEFAULT_NAME = "escalade"
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-_KNOWN = {"name", "journal", "password_file", "insecure", "ca", "cert", "key"}
+_KNOWN = {
+    "name", "journal", "password_file", "insecure", "ca", "cert", "key", "deadline_ms",
+    "sentinel_password_file",
+}  # fmt: skip
+_PORT, _SENTINEL_PORT = 6379, 26379
+
+
+class Way(Enum):
+    """How the server that takes writes is found."""
+
+    DIRECT = ""
+    SENTINEL = "+sentinel"
+    """Sentinels are asked, one after the other, for the primary of a service."""
+    CLUSTER = "+cluster"
+    """Any node says which one has the ledger."""
 
 
 class Place(NamedTuple):
     """Where a ledger is, read from its URL."""
 
-    host: str
-    port: int
+    hosts: tuple[tuple[str, int], ...]
+    """To enter by, with ports: the server, sentinels, or nodes of a cluster."""
     db: int
     username: str | None
     password: str | None
@@ -43,21 +64,42 @@ class Place(NamedTuple):
     ca: str | None
     cert: str | None
     key: str | None
+    insecure: bool
     name: str
     """Of the ledger: several may share one server."""
     journal: str | None
     """A local file in which settlements wait while Redis is gone."""
+    deadline_ms: int = DEADLINE_MS
+    """How long an order waits for its answer."""
+    way: Way = Way.DIRECT
+    service: str = ""
+    """What sentinels call it."""
+    sentinel_password: str | None = None
 
     def __repr__(self) -> str:
         """Name the server without its password (D6)."""
-        scheme = "rediss" if self.tls else "redis"
-        return f"{scheme}://{self.host}:{self.port}/{self.db}?name={self.name}"
+        scheme = f"{'rediss' if self.tls else 'redis'}{self.way.value}"
+        hosts = ",".join(f"[{h}]:{p}" if ":" in h else f"{h}:{p}" for h, p in self.hosts)
+        service = f"{self.service}/" if self.service else ""
+        return f"{scheme}://{hosts}/{service}{self.db}?name={self.name}"
+
+    def refusal(self, host: str) -> str:
+        """Say why a host may not be spoken to as this place says (D19); nothing: it may."""
+        if self.tls or self.insecure or host in _LOOPBACK:
+            return ""
+        return (
+            f"{self!r} is another machine, and would be spoken to without TLS: use rediss, or"
+            " say insecure=true in the URL if the network is safe"
+        )
 
 
 def place_of(url: str) -> Place:
-    """Read `redis[s]://[user[:password]@]host[:port][/db][?name=...&journal=FILE&...]`.
+    """Read where a ledger is.
 
-    Without TLS only this machine is reached, unless `insecure=true` says that it is meant (D19).
+    `redis://[user[:password]@]host[:port][/db][?name=...&journal=FILE&...]`, `rediss:` with TLS;
+    `redis+sentinel://[user:password@]host[:port],host.../service[/db]`, and
+    `redis+cluster://[user:password@]host[:port],host...`; both with `rediss`, too. Without TLS
+    only this machine is reached, unless `insecure=true` says that it is meant (D19).
 
     Raises:
         StoreError: it is no such URL; the message never holds the password.
@@ -68,37 +110,64 @@ def place_of(url: str) -> Place:
         place = _place(parts, query)
     except ValueError as error:
         raise StoreError(
-            "the state is no URL of a Redis: give redis[s]://[user:password@]host[:port][/db]"
+            "the state is no URL of a Redis: give redis[s]://[user:password@]host[:port][/db],"
+            " redis[s]+sentinel://host,host/service[/db] or redis[s]+cluster://host,host"
         ) from error
     unknown = sorted(query.keys() - _KNOWN)
     if unknown:
         known = ", ".join(sorted(_KNOWN))
         raise StoreError(f"{place!r}: unknown settings {', '.join(unknown)}; there are {known}")
-    if not place.tls and place.host not in _LOOPBACK and query.get("insecure") != "true":
-        raise StoreError(
-            f"{place!r} is another machine, and would be spoken to without TLS: use rediss://, or"
-            " say insecure=true in the URL if the network is safe"
-        )
+    for host, _ in place.hosts:
+        why = place.refusal(host)
+        if why:
+            raise StoreError(why)
     if "{" in place.name or "}" in place.name or not place.name:
         raise StoreError("the name of a ledger holds no braces, and is not empty")
     return place
 
 
 def _place(parts: SplitResult, query: dict[str, str]) -> Place:
-    if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
-        raise ValueError(parts.scheme)
-    password = unquote(parts.password) if parts.password else None
-    if "password_file" in query:
-        try:
-            password = Path(query["password_file"]).read_text("utf-8").strip()
-        except OSError as error:
-            raise StoreError(f"the file of Redis's password cannot be read: {error}") from error
+    scheme, plus, kind = parts.scheme.partition("+")
+    way = Way(plus + kind)
+    known, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = known.partition(":")
+    path = [step for step in parts.path.split("/") if step]
+    service = unquote(path.pop(0)) if way is Way.SENTINEL else ""
+    db = int(path.pop(0)) if path else 0
+    if scheme not in {"redis", "rediss"} or path or (way is Way.CLUSTER and db):
+        raise ValueError(scheme)
     return Place(
-        parts.hostname, parts.port or 6379, int(parts.path.strip("/") or 0),
-        unquote(parts.username) if parts.username else None, password, parts.scheme == "rediss",
-        query.get("ca"), query.get("cert"), query.get("key"), query.get("name", DEFAULT_NAME),
-        query.get("journal"),
+        tuple([_address(each, way) for each in hosts.split(",")]), db,
+        unquote(user) or None, _secret(query, "password_file") or unquote(password) or None,
+        scheme == "rediss", query.get("ca"), query.get("cert"), query.get("key"),
+        query.get("insecure") == "true", query.get("name", DEFAULT_NAME), query.get("journal"),
+        _deadline_ms(query.get("deadline_ms")), way, service,
+        _secret(query, "sentinel_password_file"),
     )  # fmt: skip
+
+
+def _address(text: str, way: Way) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or parts.username is not None:
+        raise ValueError(text)
+    return parts.hostname, parts.port or (_SENTINEL_PORT if way is Way.SENTINEL else _PORT)
+
+
+def _secret(query: dict[str, str], name: str) -> str | None:
+    if name not in query:
+        return None
+    try:
+        return Path(query[name]).read_text("utf-8").strip()
+    except OSError as error:
+        raise StoreError(f"the file of Redis's password cannot be read: {error}") from error
+
+
+def _deadline_ms(text: str | None) -> int:
+    if text is None:
+        return DEADLINE_MS
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= DEADLINE_MS_MAX):
+        raise StoreError(f"deadline_ms in the URL of Redis is 1 to {DEADLINE_MS_MAX}")
+    return int(text)
 
 
 class Unreachable(Exception):
@@ -121,10 +190,10 @@ class Script(NamedTuple):
 def scripts() -> dict[str, Script]:
     """Read the scripts that come with the package."""
     folder = resources.files("escalade_server.stores") / "lua"
-    head = (folder / "head.lua").read_bytes()
+    head, window = [(folder / f"{name}.lua").read_bytes() for name in ("head", "window")]
     found = {}
     for name in SCRIPTS:
-        text = head + (folder / f"{name}.lua").read_bytes()
+        text = head + (window if name in _WINDOWS else b"") + (folder / f"{name}.lua").read_bytes()
         found[name] = Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
     return found
 
@@ -140,6 +209,8 @@ class Link:
         self._connection: Connection | None = None
         self.identity = ""
         """Of the data that it serves: another one after a takeover or a restart."""
+        self.advice = ""
+        """Why the server should be renewed; empty: it need not."""
 
     @property
     def is_up(self) -> bool:
@@ -149,35 +220,70 @@ class Link:
     async def connect(self) -> None:
         """Connect, check the server, and give it the scripts.
 
-        Of a cluster the node is found that has the ledger: all its keys share one slot.
+        Where there are several to enter by, they are tried one after the other.
 
         Raises:
-            Unreachable: it is not there.
-            StoreError: it is there, but cannot be used.
+            Unreachable: none is there.
+            StoreError: one is there, but cannot be used.
         """
+        unreached: Unreachable | None = None
+        for host, port in self._place.hosts:
+            try:
+                await self._enter(host, port)
+            except Unreachable as error:
+                unreached = error
+            else:
+                return
+        raise unreached or Unreachable(f"{self._place!r} names nobody")
+
+    async def _enter(self, host: str, port: int) -> None:
         place = self._place
-        connection = _connection(place, place.host, place.port)
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(CONNECT_S):
-                await connection.connect()  # type: ignore[no-untyped-call]
+                if place.way is Way.SENTINEL:
+                    host, port = await self._primary(host, port)
+                connection = await self._connect(host, port)
                 try:
                     await _ask(connection, "HGET", self._meta, "epoch")
                 except MovedError as moved:
                     await connection.disconnect(nowait=True)
-                    connection = _connection(place, moved.host, moved.port)
-                    await connection.connect()  # type: ignore[no-untyped-call]
+                    connection = await self._connect(moved.host, moved.port)
                 await self._check(connection)
                 await self._give_scripts(connection)
-        except ResponseError as error:
-            await connection.disconnect(nowait=True)
-            raise StoreError(f"{place!r} refuses: {error}") from error
-        except (RedisError, OSError, TimeoutError) as error:
-            await connection.disconnect(nowait=True)
-            raise Unreachable(f"{place!r}: {_words(error)}") from error
-        except BaseException:
-            await connection.disconnect(nowait=True)
+        except BaseException as error:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+            if isinstance(error, ResponseError):
+                raise StoreError(f"{place!r} refuses: {error}") from error
+            if isinstance(error, RedisError | OSError | TimeoutError):
+                raise Unreachable(f"{place!r}: {_words(error)}") from error
             raise
         self._connection = connection
+
+    async def _connect(self, host: str, port: int) -> Connection:
+        """Connect to who was named by the URL, a sentinel, or a node."""
+        why = self._place.refusal(host)
+        if why:
+            raise StoreError(f"{why} ({host} was named by {self._place!r})")
+        connection = _connection(self._place, host, port)
+        await connection.connect()  # type: ignore[no-untyped-call]
+        return connection
+
+    async def _primary(self, host: str, port: int) -> tuple[str, int]:
+        """Ask a sentinel which server takes writes now."""
+        place = self._place
+        told = place._replace(username=None, password=place.sentinel_password, db=0)
+        sentinel = _connection(told, host, port)
+        try:
+            await sentinel.connect()  # type: ignore[no-untyped-call]
+            found = await _ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", place.service)
+        finally:
+            await sentinel.disconnect(nowait=True)
+        if not found:
+            raise Unreachable(f"the sentinel {host}:{port} knows no service {place.service!r}")
+        name, number = found
+        return str(name, "ascii"), int(number)
 
     async def ping(self) -> float:
         """Time one answer, in seconds.
@@ -203,7 +309,7 @@ class Link:
         if info.get("loading") == "1":
             raise Unreachable(f"{self._place!r} is still reading its file")
         version = info.get("redis_version", "0")
-        if tuple(int(part) for part in version.split(".")[:2]) < VERSION_MIN:
+        if version_of(version)[:2] < VERSION_MIN:
             raise StoreError(f"{self._place!r} is version {version}; 7.0 or later is needed")
         policy = info.get("maxmemory_policy", "noeviction")
         if policy != "noeviction":
@@ -211,7 +317,7 @@ class Link:
                 f"{self._place!r} drops keys when its memory is full (maxmemory-policy {policy}):"
                 " quotas would begin anew; set maxmemory-policy noeviction"
             )
-        self.identity = info.get("master_replid", "")
+        self.identity, self.advice = info.get("master_replid", ""), advice(info)
         if info.get("role") == "slave":
             raise Unreachable(f"{self._place!r} is a replica: nothing can be written there")
 
@@ -296,10 +402,9 @@ def _connection(place: Place, host: str, port: int) -> Connection:
     )  # fmt: skip
 
 
-async def _ask(connection: Connection, *command: str | bytes) -> bytes:
+async def _ask(connection: Connection, *command: str | bytes) -> Any:  # noqa: ANN401  # as told
     await connection.send_command(*command, check_health=False)
-    answer: bytes = await connection.read_response(disable_decoding=True)
-    return answer
+    return await connection.read_response(disable_decoding=True)
 
 
 def _info(text: bytes) -> dict[str, str]:

@@ -7,9 +7,13 @@ from escalade_server.core.commands import Reserve, SetBench, Settle
 from escalade_server.core.events import Repeated, ReservationDenied, Reserved
 from escalade_server.core.tally import Tally
 from escalade_server.engine.news import Page
-from escalade_server.engine.ports import Kept
+from escalade_server.engine.ports import Kept, StoreError
+from escalade_server.stores.leasing import Fold, Folded
 from escalade_server.stores.redis_news import Write
+from escalade_server.stores.redis_sessions import session_fields
+from escalade_server.stores.redis_traces import FindTrace, KeepTrace, trace_fields
 from escalade_server.stores.redis_wire import Field
+from escalade_server.stores.sessions import Keep, Recall
 
 LEASE_MS = 45_000
 """An owner that has not said so for as long is dead, and what it left is booked in full (C6)."""
@@ -25,6 +29,12 @@ class Again(NamedTuple):
     """The order to hold what was held before, whether there is room or not."""
 
     order: Reserve
+
+
+class Free(NamedTuple):
+    """The order to let others run request ids that this owner ran."""
+
+    claims: tuple[str, ...]
 
 
 class Look(NamedTuple):
@@ -60,8 +70,10 @@ class Report(NamedTuple):
     text: str = ""
 
 
-Order = Reserve | Again | Settle | SetBench | Find | Look | Write | Read | Count | Days | Report
-Answer = Reserved | ReservationDenied | Repeated | Kept | Page | list[str] | bool | None
+Beside = Write | Read | Days | Report | Recall | Keep | KeepTrace | FindTrace
+"""What needs nothing but itself."""
+Order = Reserve | Again | Settle | Fold | SetBench | Find | Free | Look | Count | Beside
+Answer = Reserved | ReservationDenied | Repeated | Kept | Page | Folded | list[str] | bool | None
 
 
 class Item(NamedTuple):
@@ -71,8 +83,18 @@ class Item(NamedTuple):
     until_s: float
     future: "asyncio.Future[Answer] | None"
 
+    def answer(self, result: Answer) -> None:
+        """Tell who waits, if anybody still does."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(result)
 
-def plain_fields(order: Write | Read | Days | Report) -> tuple[str, tuple[Field, ...]]:
+    def fail(self, error: StoreError) -> None:
+        """Tell who waits that it cannot be done."""
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+
+
+def plain_fields(order: Beside) -> tuple[str, tuple[Field, ...]]:
     """Name the script of an order that goes as it is, and write it."""
     match order:
         case Write():
@@ -83,3 +105,7 @@ def plain_fields(order: Write | Read | Days | Report) -> tuple[str, tuple[Field,
             return "days", order
         case Report():
             return "reports", order
+        case Recall() | Keep():
+            return session_fields(order)
+        case KeepTrace() | FindTrace():
+            return trace_fields(order)

@@ -10,8 +10,11 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 from escalade_server.core.commands import Reserve, Settle
+from escalade_server.core.ledger import NOTHING, Amounts
+from escalade_server.stores.leasing import Fold
 from escalade_server.stores.redis_orders import Again
 from escalade_server.stores.spill import Spill
 
@@ -25,7 +28,8 @@ class Owed:
 
     def __init__(self, journal: str | None) -> None:
         """Say where the journal is; ``open`` makes it."""
-        self.orders: list[Settle] = []
+        self._orders: dict[int, Settle] = {}
+        """By identity: one reservation may have several."""
         self.mine: set[str] = set()
         """Reservations that this process holds, or may hold."""
         self._spill = Spill(journal) if journal else None
@@ -38,13 +42,21 @@ class Owed:
             OSError: it cannot be opened.
         """
         if self._spill is not None:
-            self.orders = self._spill.open()
+            self._orders = {id(order): order for order in self._spill.open()}
+
+    def __len__(self) -> int:
+        """Say how many there are."""
+        return len(self._orders)
+
+    def first(self, most: int) -> list[Settle]:
+        """Answer the oldest."""
+        return list(islice(self._orders.values(), most))
 
     async def keep(self, settles: Sequence[Settle]) -> str:
         """Keep those that matter; answer why they are not safe from a crash of this process."""
-        kept = [order for order in settles if self._matters(order)]
-        room = OWED_MAX - len(self.orders)
-        self.orders += kept[:room]
+        kept = [each for each in settles if id(each) not in self._orders and self._matters(each)]
+        room = OWED_MAX - len(self._orders)
+        self._orders |= {id(order): order for order in kept[:room]}
         if len(kept) > room:
             return f"{OWED_MAX} settlements wait already: the rest is booked in full"
         if self._spill is None:
@@ -61,10 +73,9 @@ class Owed:
         used = order.requests or order.tokens or order.nanos or order.digest
         return bool(used) or order.reservation_id in self.mine
 
-    def paid(self, count: int) -> None:
-        """Forget the first ones: they are in the ledger."""
-        del self.orders[:count]
-        if not self.orders and self._spill is not None:
+    def paid(self, order: Settle) -> None:
+        """Forget one that is in the ledger, if it was owed."""
+        if self._orders.pop(id(order), None) and not self._orders and self._spill is not None:
             self._spill.clear()
 
     def close(self) -> None:
@@ -78,22 +89,30 @@ class Memory:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._orders: deque[tuple[float, Again | Settle]] = deque(maxlen=REMEMBERED_MAX)
+        self._orders: deque[tuple[float, Again | Settle | Fold]] = deque(maxlen=REMEMBERED_MAX)
 
     def held(self, order: Reserve, position: int, at_s: float) -> None:
         """Remember a reservation, of its candidates only the one that it holds."""
         taken = tuple([each for each in order.candidates if each.model.position == position])
         self._add(Again(replace(order, candidates=taken)), at_s)
 
+    def again(self, order: Again, at_s: float) -> None:
+        """Remember what was held without Redis, and said to it since."""
+        self._add(order, at_s)
+
     def settled(self, order: Settle, at_s: float) -> None:
         """Remember a settlement."""
         self._add(order, at_s)
 
-    def _add(self, order: Again | Settle, at_s: float) -> None:
+    def folded(self, order: Fold, granted: Amounts | None, at_s: float) -> None:
+        """Remember a fold, with what was granted for it."""
+        self._add(order._replace(granted=granted or NOTHING), at_s)
+
+    def _add(self, order: Again | Settle | Fold, at_s: float) -> None:
         self._orders.append((at_s, order))
         while self._orders[0][0] < at_s - REMEMBERED_S:
             self._orders.popleft()
 
-    def all(self) -> list[Again | Settle]:
+    def all(self) -> list[Again | Settle | Fold]:
         """Answer them in order, as they are said again."""
         return [order for _, order in self._orders]

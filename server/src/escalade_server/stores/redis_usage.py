@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from escalade_server.core.catalog import Counter, CounterScope, Model, Period, Unit
+from escalade_server.core.catalog import Model
 from escalade_server.core.commands import Settle
 from escalade_server.core.tally import Tally
 from escalade_server.core.task import Basis
 from escalade_server.engine.usage import ChangeCount, UsageRow, UsageTables, Use
+from escalade_server.stores.usage import Sums
 
 _FIELDS = Use._fields
 _TASKS = _FIELDS.index("tasks")
@@ -22,11 +23,6 @@ _decode = msgspec.json.Decoder(list[str]).decode
 
 def _json(*names: str) -> str:
     return msgspec.json.encode(names).decode()
-
-
-def days_in(zone: str) -> Counter:
-    """Make a counter of a day in a zone, for its calendar."""
-    return Counter("usage", Unit.REQUESTS, Period.DAY, 0, CounterScope.STRATEGY, "usage", zone)
 
 
 def use_of(model: Model, agent: str, task_type: str) -> str:
@@ -56,6 +52,19 @@ def tally_of(tally: Tally | None) -> list[tuple[str, int]]:
         *((f"e{_json(tally.agent, *change)}", 1) for change in tally.escalations),
         *((f"b{_json(tally.agent, model)}", nanos) for model, nanos in tally.baselines),
     ]
+
+
+def sums_of(sums: Sums) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Write sums as fields of their days with what they get."""
+    days: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for (day, *names), amounts in sums.use.items():
+        row = _json(*names)
+        days[day] += [(f"u{place}{row}", amount) for place, amount in enumerate(amounts, 1)]
+    for (day, *change), times in sums.changes.items():
+        days[day].append((f"e{_json(*change)}", times))
+    for (day, *of), nanos in sums.baselines.items():
+        days[day].append((f"b{_json(*of)}", nanos))
+    return list(days.items())
 
 
 def tables_of(

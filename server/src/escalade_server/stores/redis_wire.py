@@ -84,6 +84,30 @@ class NewsRow(NamedTuple):
     text: str
 
 
+class TokenRow(NamedTuple):
+    """A bearer token; -1 is never."""
+
+    key_id: str
+    agent: str
+    rank: str
+    digest: str
+    created_ms: int
+    expires_ms: int
+    revoked_ms: int
+
+
+class Shared(NamedTuple):
+    """What servers know of each other: how many live, and which duties the asking one has.
+
+    ``tokens`` is the version of all tokens; they are told if it is another than the known one.
+    """
+
+    owners: int
+    duties: list[str]
+    tokens: str
+    rows: list[TokenRow]
+
+
 class Reply(NamedTuple):
     """The answer of every script; ``version`` grows with each change of the ledger."""
 
@@ -96,6 +120,7 @@ class Reply(NamedTuple):
     notes: list[str]
     benches: list[Aside]
     news: list[NewsRow]
+    shared: Shared | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -124,6 +149,11 @@ def name_of(text: str) -> str:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
+def claim_of(agent: str, request_id: str) -> str:
+    """Answer what stands in a key for the request id of an agent."""
+    return name_of(f"{len(agent)}:{agent}{request_id}")
+
+
 def counter_of(
     counter: Counter, calendar: Callable[[Counter, int], Window], now_ms: int
 ) -> tuple[Field, ...]:
@@ -144,11 +174,13 @@ def reserve_fields(
     day: str,
     window: Callable[[Counter], tuple[Field, ...]],
     *,
+    runs: bool = True,
     is_forced: bool = False,
 ) -> tuple[Field, ...]:
     """Write a reservation; each counter stands in it once.
 
-    With ``is_forced`` the first candidate is taken, whether there is room or not.
+    With ``is_forced`` the first candidate is taken, whether there is room or not. ``runs`` refuses
+    its request id to other servers until it is freed.
 
     Raises:
         ValueError: a bound is out of range.
@@ -169,12 +201,10 @@ def reserve_fields(
         use = use_of(model, order.agent, order.task_type)
         metered = "1" if model.billing is Billing.METERED else "0"
         candidates.append((model.position, model.key, amounts, touched, use, metered))
-    claim = ""
-    if order.request_id:
-        claim = name_of(f"{len(order.agent)}:{order.agent}{order.request_id}")
+    claim = claim_of(order.agent, order.request_id) if order.request_id else ""
     return (
         owner, name_of(order.reservation_id), order.agent, "1" if order.routed else "0", claim,
-        order.content, counters, candidates, is_forced, day,
+        order.content, counters, candidates, is_forced, day, runs,
     )  # fmt: skip
 
 
@@ -259,7 +289,7 @@ def answer_of(
         case "repeated":
             return repeated_of(order, reply)
         case "busy":
-            raise StoreError("another server is answering this request id: try again")
+            return Repeated(order.attempt, runs=True)
         case _:
             raise key_trouble(reply.notes)
 

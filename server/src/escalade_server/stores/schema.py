@@ -156,6 +156,43 @@ MIGRATIONS = (
         reason TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE sessions (          -- core.session.Session of each
+        key TEXT PRIMARY KEY,        -- a hash of agent and name
+        agent TEXT NOT NULL,
+        seen_ms INTEGER NOT NULL,
+        until_ms INTEGER NOT NULL,
+        session TEXT NOT NULL        -- JSON
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sessions_of ON sessions (agent, seen_ms);
+    """,
+    """
+    CREATE TABLE leases (            -- of counters, to a process that spends them itself
+        id TEXT PRIMARY KEY,
+        owner INTEGER NOT NULL,
+        seq INTEGER NOT NULL,        -- of the last fold
+        windows TEXT NOT NULL,       -- as in reservations
+        held TEXT NOT NULL,          -- JSON: requests, tokens, nanos
+        granted TEXT NOT NULL,       -- with the last fold; null: too little was left
+        assumed TEXT NOT NULL,       -- of what is booked, for want of news of a dead owner
+        used TEXT NOT NULL,          -- all that is booked
+        is_held INTEGER NOT NULL,
+        told_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX held_leases ON leases (owner) WHERE is_held;
+    """,
+    """
+    CREATE TABLE traces (            -- of tasks to which something happened, for a day
+        number INTEGER PRIMARY KEY,
+        at_ms INTEGER NOT NULL,
+        trace_id TEXT NOT NULL,
+        request_id TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        trace TEXT NOT NULL          -- engine.traces.Trace, packed
+    ) STRICT;
+    CREATE INDEX traces_of ON traces (request_id);
+    CREATE INDEX traces_named ON traces (trace_id);
+    """,
 )
 
 
@@ -204,6 +241,8 @@ def migrate(
                 f"{name} has schema {version}, written by a newer version; this one knows"
                 f" {len(steps)}: update escalade, or use another state file"
             )
+        if tables and version == len(steps):
+            return  # nothing is written: other workers may be writing
         for step in steps[version:]:
             # The text stays in the file, whose first page should hold it all: see recover.
             connection.execute(re.sub(r"(--.*)?\s+", " ", step))

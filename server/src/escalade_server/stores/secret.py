@@ -1,7 +1,7 @@
 """The secret that signs resume tokens, in a small file of its own beside the ledger (R22).
 
-It is no key to anything else: who has it can jump the queue. It is made once, so that a place in
-the queue outlives a restart.
+It opens nothing: who has it can jump the queue, and try out guesses on the hashes that are kept of
+sessions, which are salted with it (R29). It is made once, so that both outlive a restart.
 """
 
 import os

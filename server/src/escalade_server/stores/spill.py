@@ -6,11 +6,13 @@ Some room is taken in advance, because the usual cause is a full disk.
 """
 
 import contextlib
+import glob
 import json
 import os
 import sys
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from escalade_server.core.commands import Settle
 from escalade_server.core.task import Basis
@@ -76,6 +78,12 @@ class Spill:
             os.close(self._file)
             self._file = None
 
+    def remove(self) -> None:
+        """Do away with the file: it is in the ledger, and whose it was is gone for good."""
+        self.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)  # noqa: PTH108 - a str
+
     def _take_room(self) -> None:
         assert self._file is not None, "open comes first"
         if sys.platform == "linux" and os.fstat(self._file).st_size < ROOM_BYTES:
@@ -98,6 +106,13 @@ class Spill:
             raise StoreError(
                 f"{self.path} was written by another version: start that one once, to book it"
             ) from error
+
+
+def left_beside(prefix: str) -> list[Spill]:
+    """Find the journals of workers of an earlier start, of which there may be fewer now."""
+    place = Path(prefix)
+    found = place.parent.glob(f"{glob.escape(place.name)}[0-9]*")
+    return [Spill(str(path)) for path in sorted(found)]
 
 
 def _line(order: Settle) -> bytes:

@@ -5,7 +5,8 @@ answers back with one call into the event loop: what is published and what is an
 It never waits to fill a batch. When the disk refuses, nothing is admitted, and settlements go to
 a journal until they are in the ledger (S2); after a failed fsync or a damaged file nothing
 can be believed until the next start (S3, S4). The process holds an exclusive lock on a side file,
-so that a second server on the same state is refused (S6).
+so that a second server on the same state is refused (S6). Workers of one server share the file:
+their supervisor holds that lock, and they take turns to write (``stores.crew``).
 
 Without a path the state is in memory, and every order is served at once on the calling thread.
 """
@@ -16,9 +17,10 @@ import os
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import apsw
 
@@ -26,7 +28,7 @@ from escalade_server.core.alerting import Mark
 from escalade_server.core.catalog import Counter
 from escalade_server.core.commands import Reserve, SetBench, Settle
 from escalade_server.core.events import Repeated, ReservationDenied, Reserved
-from escalade_server.core.standing import Bench, Denial, Standing
+from escalade_server.core.standing import Bench, Standing
 from escalade_server.core.tally import Tally
 from escalade_server.core.window import Window
 from escalade_server.engine.news import Entry, Page
@@ -35,67 +37,38 @@ from escalade_server.engine.usage import UsageTables
 from escalade_server.stores import usage
 from escalade_server.stores.board import Board, Change
 from escalade_server.stores.books import Books
+from escalade_server.stores.crew import Crew
 from escalade_server.stores.feed import Notes
 from escalade_server.stores.file import connect, is_final, lock, refusal
-from escalade_server.stores.spill import Spill
+from escalade_server.stores.leasing import Fold, Folded
+from escalade_server.stores.sessions import Keep, Recall, SessionKeeper
+from escalade_server.stores.spill import Spill, left_beside
+from escalade_server.stores.sqlite_orders import (
+    Adopt,
+    Answer,
+    Find,
+    Item,
+    KeepReport,
+    Order,
+    Read,
+    Result,
+    Stop,
+    done,
+    fail,
+)
+from escalade_server.stores.traces import SqliteTraces
 
 BATCH_MAX = 1_000
 SPILL = ".spill"
 """What is added to the name of the file for that of its journal."""
 NOTE_S = 0.1
 """How long an entry of the feed waits for a batch, before it gets one of its own."""
-T = TypeVar("T")
-LOOK_S = 1.0
+LOOK_S, SHARED_LOOK_S = 1.0, 0.25
 """How often the writer looks at what only time, or another process, brings."""
+T = TypeVar("T")
 
 
-class Find(NamedTuple):
-    """The order to look a reservation up."""
-
-    reservation_id: str
-
-
-class Read(NamedTuple):
-    """The order to read the feed."""
-
-    after: int
-    limit: int
-
-
-class KeepReport(NamedTuple):
-    """The order to keep the report of a day."""
-
-    day: str
-    report: str
-
-
-class Adopt(NamedTuple):
-    """The order to go on with the counters of another strategy."""
-
-    counters: Sequence[Counter]
-    marks: Mapping[str, Sequence[Mark]]
-
-
-Order = Reserve | Settle | SetBench | Find | Read | Adopt | Tally | KeepReport
-Answer = Reserved | ReservationDenied | Repeated | Kept | Page | bool | None
-Result = Reserved | list[Denial] | Repeated | Kept | Page | bool | StoreError | None
-
-
-class _Item(NamedTuple):
-    """An order on its way; the future is gone once a settlement was answered as failed."""
-
-    order: Order
-    now_ms: int
-    future: "asyncio.Future[Answer] | None"
-
-
-class _Stop(NamedTuple):
-    """The last item of the queue."""
-
-    future: "asyncio.Future[None]"
-
-
-class SqliteStore:
+class SqliteStore(SessionKeeper, SqliteTraces):
     """``Store`` over one SQLite file, or over memory when ``path`` is None."""
 
     def __init__(
@@ -107,14 +80,16 @@ class SqliteStore:
         tell: Callable[[str], None] = lambda _: None,
         *,
         zone: str = "UTC",
+        crew: Crew | None = None,
     ) -> None:
         """Say where; ``open`` does the work. ``vfs`` names another SQLite VFS.
 
-        ``zone`` is that of the days in reports.
+        ``zone`` is that of the days in reports. A worker shares the file with its ``crew``.
 
         ``tell`` hears, on the event loop, why the ledger cannot be written, and nothing (the empty
         string) when it can be again.
         """
+        super().__init__(alone=crew is None)
         self._path = None if path is None else os.path.realpath(path)
         self._clock = clock
         self._calendar = calendar
@@ -124,11 +99,13 @@ class SqliteStore:
         """What was told last: whether settlements may be lost, whether a restart is needed."""
         self._board = Board()
         self._counters: tuple[Counter, ...] = ()
-        self._queue: queue.SimpleQueue[_Item | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Item | Stop] = queue.SimpleQueue()
         self._closed: str | None = "the store is not open"
         self._broken: str | None = None
-        self._spill = None if self._path is None else Spill(f"{self._path}{SPILL}")
-        self._owed: list[_Item] = []
+        self._crew = crew
+        nth = f"-{crew.number}" if crew is not None and crew.number > 1 else ""
+        self._spill = None if self._path is None else Spill(f"{self._path}{SPILL}{nth}")
+        self._owed: list[Item] = []
         self._spilled = 0
         """How many of them the journal holds."""
         self._notes = Notes()
@@ -190,6 +167,10 @@ class SqliteStore:
         """Queue a look at a reservation; see ``Store``."""
         return self._submit(Find(reservation_id), self._clock.now_ms())  # type: ignore[return-value]
 
+    def fold(self, order: Fold, now_ms: int) -> Awaitable[Folded]:
+        """Queue a fold of a lease; see ``LeasableStore``."""
+        return self._submit(order, now_ms)  # type: ignore[return-value]
+
     def tally(self, order: Tally, now_ms: int) -> Awaitable[None]:
         """Queue the count of a task; see ``Store``."""
         return self._submit(order, now_ms)  # type: ignore[return-value]
@@ -245,7 +226,7 @@ class SqliteStore:
         """Give what has met no batch one of its own."""
         self._noting = False
         if self._notes and self._closed is None:
-            look = _Item(Read(0, 0), self._clock.now_ms(), None)
+            look = Item(Read(0, 0), self._clock.now_ms(), None)
             if self._path is None:
                 self._serve([look])
             else:
@@ -260,7 +241,7 @@ class SqliteStore:
         if self._path is None:
             self._end(stopped)
         else:
-            self._queue.put(_Stop(stopped))
+            self._queue.put(Stop(stopped))
         await stopped
 
     def _submit(self, order: Order, now_ms: int) -> "asyncio.Future[Answer]":
@@ -268,16 +249,16 @@ class SqliteStore:
         if self._closed is not None:
             future.set_exception(StoreError(self._closed))
         elif self._path is None:
-            self._serve([_Item(order, now_ms, future)])
+            self._serve([Item(order, now_ms, future)])
         else:
-            self._queue.put(_Item(order, now_ms, future))
+            self._queue.put(Item(order, now_ms, future))
         return future
 
     def _publish(
         self,
         changes: list[Change],
         benches: dict[str, Bench] | None,
-        answers: Sequence[tuple[_Item, Result]],
+        answers: Sequence[tuple[Item, Result]],
         now_ms: int,
     ) -> None:
         """Take a batch: first what everybody sees, then the answers."""
@@ -300,20 +281,21 @@ class SqliteStore:
     def _run(self, opened: "asyncio.Future[None]") -> None:
         if not self._start(opened):
             return
+        look_s = LOOK_S if self._crew is None else SHARED_LOOK_S
         while True:
-            batch: list[_Item] = []
-            stop: _Stop | None = None
+            batch: list[Item] = []
+            stop: Stop | None = None
             with contextlib.suppress(queue.Empty):
-                item = self._queue.get(timeout=LOOK_S)
+                item = self._queue.get(timeout=look_s)
                 while True:
-                    if isinstance(item, _Stop):
+                    if isinstance(item, Stop):
                         stop = item
                         break
                     batch.append(item)
                     if len(batch) == BATCH_MAX:
                         break
                     item = self._queue.get_nowait()
-            if batch or self._owed or self._books.is_waiting:
+            if batch or self._owed or self._books.is_waiting or self._told is not None:
                 self._serve(batch)
             if stop is not None:
                 self._end(stop.future)
@@ -322,29 +304,47 @@ class SqliteStore:
     def _start(self, opened: "asyncio.Future[None]") -> bool:
         """Open the file; the answer is whether that went well."""
         try:
-            if self._path is not None:
+            if self._path is not None and self._crew is None:
                 self._handle = lock(self._path)
             self._connection = connect(self._path, self._vfs)
-            now_ms = self._clock.now_ms()
-            self._books = Books(self._connection, self._calendar, now_ms, self._zone)
-            owed = self._spill.open() if self._spill else ()
-            self._books.open(self._counters, owed, self._marks)
-            if self._spill:
-                self._spill.clear()
+            with self._turn():
+                self._open_books()
         except Exception as error:  # noqa: BLE001  # a thread's exception reaches nobody else
             self._release()
-            self._post(_fail, opened, refusal(self._path, error))
+            self._post(fail, opened, refusal(self._path, error))
             return False
         if self._spill and self._spill.damaged:
             lost = f"{self._spill.damaged} settlements in {self._spill.path} cannot be read"
             self._post(self._tell, f"{lost}: their calls are booked in full")
         self._post(self._publish, *self._books.changes(), (), self._clock.now_ms())
         self._tell_feed()
-        self._post(_done, opened)
+        self._post(done, opened)
         return True
 
-    def _serve(self, batch: list[_Item]) -> None:
+    def _open_books(self) -> None:
+        now_ms = self._clock.now_ms()
+        self._books = Books(self._connection, self._calendar, now_ms, self._zone, self._crew)
+        owed = self._spill.open() if self._spill else []
+        others: list[Spill] = []
+        if self._spill and (self._crew is None or self._crew.first):
+            others = left_beside(f"{self._path}{SPILL}-")
+        for other in others:
+            owed += other.open()
+        self._books.open(self._counters, owed, self._marks)
+        for spill in others:
+            spill.remove()
+        if self._spill:
+            self._spill.clear()
+
+    def _turn(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._crew is None else self._crew.turn()
+
+    def _serve(self, batch: list[Item]) -> None:
         """Serve a batch, and what is owed, in one transaction."""
+        with self._turn():
+            self._serve_in_turn(batch)
+
+    def _serve_in_turn(self, batch: list[Item]) -> None:
         if self._broken is not None:
             self._refuse(batch, self._broken)
             return
@@ -384,7 +384,7 @@ class SqliteStore:
         if fresh:
             self._post(self._follower, fresh)
 
-    def _answer(self, item: _Item) -> Result:
+    def _answer(self, item: Item) -> Result:
         """Serve one order; a bad one is refused alone, before it changed anything."""
         order, books = item.order, self._books
         try:
@@ -397,10 +397,16 @@ class SqliteStore:
             if isinstance(order, Adopt):
                 books.adopt(order.counters, order.marks)
                 return None
+            if isinstance(order, Recall):
+                return books.sessions.find(order.key, item.now_ms)
             if isinstance(order, KeepReport):
                 return books.roll_up.keep_report(order.day, order.report, item.now_ms)
+            if isinstance(order, Fold):
+                return books.fold(order, item.now_ms)
             if isinstance(order, Settle):
                 books.settle(order, item.now_ms)
+            elif isinstance(order, Keep):
+                books.sessions.keep(order)
             elif isinstance(order, Tally):
                 books.roll_up.count(order, books.roll_up.day(item.now_ms))
             else:
@@ -409,7 +415,7 @@ class SqliteStore:
             return StoreError(str(error))
         return None
 
-    def _undo(self, error: Exception, batch: list[_Item]) -> None:
+    def _undo(self, error: Exception, batch: list[Item]) -> None:
         """Undo the batch, and keep its settlements."""
         detail = f"the ledger cannot be written: {type(error).__name__}: {error}"
         try:
@@ -420,13 +426,13 @@ class SqliteStore:
             self._broken = f"{detail}; restart the server when the disk is sound"
         self._refuse(batch, self._broken or detail)
 
-    def _refuse(self, batch: list[_Item], detail: str) -> None:
+    def _refuse(self, batch: list[Item], detail: str) -> None:
         """Answer that it cannot be done; but a settlement is as soon as the journal has it."""
         settles = [item for item in batch if isinstance(item.order, Settle)]
         self._owed += [item._replace(future=None) for item in settles if self._matters(item)]
         lost = self._keep_owed()
         failed = StoreError(f"{detail}; {lost}" if lost else detail)
-        answers: list[tuple[_Item, Result]] = [
+        answers: list[tuple[Item, Result]] = [
             (item, None if isinstance(item.order, Settle) and not lost else failed)
             for item in batch
         ]
@@ -446,7 +452,7 @@ class SqliteStore:
         self._spilled = len(self._owed)
         return ""
 
-    def _matters(self, item: _Item) -> bool:
+    def _matters(self, item: Item) -> bool:
         """Tell a settlement from the release of a reservation that never came to be."""
         order = item.order
         assert isinstance(order, Settle), "nothing else is kept"
@@ -464,7 +470,7 @@ class SqliteStore:
         if self._owed or self._notes:
             self._serve([])
         self._release()
-        self._post(_done, stopped)
+        self._post(done, stopped)
 
     def _release(self) -> None:
         connection = getattr(self, "_connection", None)
@@ -486,13 +492,3 @@ class SqliteStore:
             return
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
-
-
-def _done(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _fail(future: "asyncio.Future[None]", error: StoreError) -> None:
-    if not future.done():
-        future.set_exception(error)

@@ -50,6 +50,7 @@ _BY_REQUEST = """request_id <> '' AND (agent, request_id) IN
   (SELECT value ->> 0, value ->> 1 FROM json_each(?))"""
 MET = f"{_RESERVATION} WHERE {_BY_ID} OR ({_BY_REQUEST})"
 UNSETTLED = _RESERVATION + " WHERE state < ?"
+TAKE_OVER = "UPDATE reservations SET owner = ? WHERE number = ?"
 DROP_SLICES = """
 DELETE FROM windows WHERE ends_ms <= ? AND counter IN
   (SELECT id FROM counters WHERE period IN (SELECT value FROM json_each(?)))

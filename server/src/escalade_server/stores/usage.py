@@ -24,6 +24,8 @@ from escalade_server.engine.usage import KEPT_DAYS, ChangeCount, UsageRow, Usage
 from escalade_server.stores.statements import Upsert
 
 T = TypeVar("T")
+UseKey = tuple[str, str, str, str, str]
+"""Day of admission, layer, model, agent, type of task."""
 BUSY_MS = 5_000
 _FIELDS = Use._fields
 _ADDED = ", ".join(f"{name} = {name} + excluded.{name}" for name in _FIELDS)
@@ -78,25 +80,17 @@ class Booked(Protocol):
     used: Amounts
 
 
-class RollUp:
-    """What the batch at work adds to the days; used inside the books' transactions."""
+class Sums:
+    """What is to be added to the days: sums only, so they are added up in any order."""
 
-    def __init__(
-        self, connection: apsw.Connection, calendar: Callable[[Counter, int], Window], zone: str
-    ) -> None:
-        """Take the books' connection; days begin and end in ``zone``."""
-        self._db = connection
-        self._calendar = calendar
-        self._days = Counter(
-            "usage", Unit.REQUESTS, Period.DAY, 0, CounterScope.STRATEGY, "usage", zone
-        )
-        self._use: dict[tuple[str, str, str, str, str], tuple[int, ...]] = {}
-        self._changes: dict[tuple[str, str, str, str, str], int] = {}
-        self._baselines: dict[tuple[str, str, str], int] = {}
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.use: dict[UseKey, tuple[int, ...]] = {}
+        self.changes: dict[tuple[str, str, str, str, str], int] = {}
+        self.baselines: dict[tuple[str, str, str], int] = {}
 
-    def day(self, now_ms: int) -> str:
-        """Answer the date of an instant."""
-        return self._calendar(self._days, now_ms).id
+    def __bool__(self) -> bool:
+        return bool(self.use or self.changes or self.baselines)
 
     def book(self, kept: Booked, used: Amounts, order: Settle | None) -> None:
         """Add what a reservation is booked with, less what it was booked with before.
@@ -126,21 +120,62 @@ class RollUp:
         self._add(key, _NO_CALL + _counted(tally))
         self._compare(tally, day)
 
-    def write(self) -> None:
-        """Write all that was added."""
-        if self._use:
-            _USE.write(self._db, [(*key, *sums) for key, sums in self._use.items()])
-        if self._changes:
-            _CHANGES.write(self._db, [(*key, times) for key, times in self._changes.items()])
-        if self._baselines:
-            _BASELINES.write(self._db, [(*key, nanos) for key, nanos in self._baselines.items()])
-        self.clear()
+    def plus(self, other: "Sums") -> None:
+        """Add others."""
+        for key, added in other.use.items():
+            self._add(key, added)
+        for change, times in other.changes.items():
+            self.changes[change] = self.changes.get(change, 0) + times
+        for baseline, nanos in other.baselines.items():
+            self.baselines[baseline] = self.baselines.get(baseline, 0) + nanos
 
     def clear(self) -> None:
         """Forget what was added: it is written, or undone."""
-        self._use.clear()
-        self._changes.clear()
-        self._baselines.clear()
+        self.use.clear()
+        self.changes.clear()
+        self.baselines.clear()
+
+    def _add(self, key: UseKey, added: tuple[int, ...]) -> None:
+        if len(added) < _WIDTH:
+            added += _NO_TASK
+        sums = self.use.get(key)
+        self.use[key] = added if sums is None else tuple(map(add, sums, added))
+
+    def _compare(self, tally: Tally, day: str) -> None:
+        agent = tally.agent
+        for change in tally.escalations:
+            at = (day, agent, *change)
+            self.changes[at] = self.changes.get(at, 0) + 1
+        for model, nanos in tally.baselines:
+            of = (day, agent, model)
+            self.baselines[of] = self.baselines.get(of, 0) + nanos
+
+
+class RollUp(Sums):
+    """What the batch at work adds to the days; used inside the books' transactions."""
+
+    def __init__(
+        self, connection: apsw.Connection, calendar: Callable[[Counter, int], Window], zone: str
+    ) -> None:
+        """Take the books' connection; days begin and end in ``zone``."""
+        super().__init__()
+        self._db = connection
+        self._calendar = calendar
+        self._days = days_in(zone)
+
+    def day(self, now_ms: int) -> str:
+        """Answer the date of an instant."""
+        return self._calendar(self._days, now_ms).id
+
+    def write(self) -> None:
+        """Write all that was added."""
+        if self.use:
+            _USE.write(self._db, [(*key, *sums) for key, sums in self.use.items()])
+        if self.changes:
+            _CHANGES.write(self._db, [(*key, times) for key, times in self.changes.items()])
+        if self.baselines:
+            _BASELINES.write(self._db, [(*key, nanos) for key, nanos in self.baselines.items()])
+        self.clear()
 
     def purge(self, now_ms: int) -> None:
         """Drop what is too old."""
@@ -154,20 +189,10 @@ class RollUp:
         self._db.execute("INSERT OR IGNORE INTO reports VALUES (?, ?, ?)", values)
         return self._db.changes() > 0
 
-    def _add(self, key: tuple[str, str, str, str, str], added: tuple[int, ...]) -> None:
-        if len(added) < _WIDTH:
-            added += _NO_TASK
-        sums = self._use.get(key)
-        self._use[key] = added if sums is None else tuple(map(add, sums, added))
 
-    def _compare(self, tally: Tally, day: str) -> None:
-        agent = tally.agent
-        for change in tally.escalations:
-            at = (day, agent, *change)
-            self._changes[at] = self._changes.get(at, 0) + 1
-        for model, nanos in tally.baselines:
-            of = (day, agent, model)
-            self._baselines[of] = self._baselines.get(of, 0) + nanos
+def days_in(zone: str) -> Counter:
+    """Make a counter of a day in a zone, for its calendar."""
+    return Counter("usage", Unit.REQUESTS, Period.DAY, 0, CounterScope.STRATEGY, "usage", zone)
 
 
 _WIDTH = len(_FIELDS)

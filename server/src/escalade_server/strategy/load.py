@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path as File
 
@@ -73,6 +73,8 @@ class Loaded:
     """Where keys were looked for, beside the environment."""
     sinks: Sinks
     """Where notices go."""
+    text: bytes = field(default=b"", repr=False)
+    """The file's bytes."""
 
 
 def load(
@@ -162,6 +164,7 @@ def loads(
         sha256=hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest(),
         key_files=key_files(strategy, credentials, File(file).parent),
         sinks=told,
+        text=text if isinstance(text, bytes) else text.encode(),
     )
 
 

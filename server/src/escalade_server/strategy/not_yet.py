@@ -1,6 +1,8 @@
-"""Keys that are accepted and checked, but whose behaviour is not built in this version.
+"""Keys that are accepted and checked, but whose behaviour is not built in this version: none.
 
-One row per key: ``*`` stands for any name or index. When its behaviour is built, its row goes.
+One row per key: ``*`` stands for any name or index. When its behaviour is built, its row goes. The
+table stays, because ``CheckStrategy`` answers it: a key may be taken one version before its
+behaviour, so that a file is never refused by a server that is rolled back.
 """
 
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ class Row:
     values: tuple[str, ...] = ()
 
 
-ROWS = (Row("sessions", "sessions are not kept yet"),)
+ROWS: tuple[Row, ...] = ()
 
 
 def not_yet_in_effect(document: Document) -> Iterator[NotYetInEffect]:

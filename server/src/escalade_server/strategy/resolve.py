@@ -414,6 +414,7 @@ def rules(strategy: config.Strategy, name_of: Callable[[str], str]) -> Rules:
     watching, breaker = strategy.monitoring, strategy.circuit_breaker or config.CircuitBreaker()
     times, default = strategy.timeouts or config.Timeouts(), Rules()
     keeping = strategy.idempotency or config.Idempotency()
+    sessions = strategy.sessions or config.Sessions()
 
     def either(stated: int | None, otherwise: int) -> int:
         return otherwise if stated is None else stated
@@ -445,6 +446,9 @@ def rules(strategy: config.Strategy, name_of: Callable[[str], str]) -> Rules:
         breaker_failures=either(breaker.failures, default.breaker_failures),
         breaker_open_ms=either(breaker.open_for, default.breaker_open_ms),
         keep_answers_ms=either(keeping.keep_answers, default.keep_answers_ms),
+        session_sticky=sessions.sticky,
+        session_evidence=sessions.evidence,
+        session_ttl_ms=either(sessions.ttl, default.session_ttl_ms),
     )
 
 

@@ -190,8 +190,9 @@ Identity = tuple[str, object]
 
 
 def layer_name(_: Path, layer: Mapping[str, Value]) -> Identity:
-    """A layer is known by its name."""
-    return "name", layer.get("name")
+    """A layer is known by its name; what is no name is told elsewhere."""
+    name = layer.get("name")
+    return "name", name if isinstance(name, str) else None
 
 
 def layer_priority(path: Path, layer: Mapping[str, Value]) -> Identity:

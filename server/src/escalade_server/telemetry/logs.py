@@ -29,7 +29,9 @@ from escalade_server.core.facts import (
 )
 from escalade_server.core.task import Request
 from escalade_server.core.trace import AttemptStatus
+from escalade_server.core.tracing import trace_id
 from escalade_server.telemetry import names
+from escalade_server.telemetry.redact import Redactor
 from escalade_server.telemetry.sink import LineSink
 
 Log: TypeAlias = FilteringBoundLogger
@@ -51,8 +53,18 @@ def is_text(stream: TextIO, form: Format | None) -> bool:
     return form == "text" or (form is None and stream.isatty())
 
 
-def make_logger(sink: LineSink, stream: TextIO, form: Format | None, level: Level) -> Log:
+def make_logger(
+    sink: LineSink, stream: TextIO, form: Format | None, level: Level,
+    redactor: Redactor | None = None,
+) -> Log:  # fmt: skip
     """Make a logger that writes to ``sink``, which belongs to ``stream``."""
+    redact = redactor or Redactor()
+
+    def redacted(_logger: object, _method: str, event: _EventDict) -> _EventDict:
+        for key, value in event.items():
+            event[key] = redact.value(value)
+        return event
+
     renderer: list[structlog.typing.Processor] = (
         [_printable, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
         if is_text(stream, form)
@@ -61,6 +73,7 @@ def make_logger(sink: LineSink, stream: TextIO, form: Format | None, level: Leve
     logger: Log = structlog.wrap_logger(
         sink,
         processors=[
+            redacted,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             *renderer,
@@ -99,9 +112,15 @@ LEVEL_OF: Mapping[type[Fact], int] = MappingProxyType(
 class LogObserver:
     """``Observer`` of the engine: facts to log lines. Costs nothing where a level is filtered."""
 
-    def __init__(self, log: Log, level: Level, *, log_escalations: bool = True) -> None:
-        """``log_escalations`` False drops the escalation's line, nothing else (R7)."""
-        self._log = log
+    def __init__(
+        self, log: Log, level: Level, *, log_escalations: bool = True, every_task: bool = True
+    ) -> None:
+        """``log_escalations`` False drops the escalation's line, nothing else (R7).
+
+        Without ``every_task`` a task that went straight is told at level debug only: a line costs
+        more than all else that watches it.
+        """
+        self._log, self._every_task = log, every_task
         self._level = LEVELS[level]
         self.log_escalations = log_escalations
         """May change: the strategy says it."""
@@ -125,7 +144,7 @@ class LogObserver:
     def _fact(self, task_id: str, request: Request, fact: Fact) -> None:
         if isinstance(fact, Escalated) and not self.log_escalations:
             return
-        log = self._log.bind(request_id=request.id, agent=request.agent, task_id=task_id)
+        log = self._of(task_id, request)
         match fact:
             case Assessed(assessment):
                 log.debug(
@@ -183,11 +202,22 @@ class LogObserver:
             case Alert():
                 log.warning(names.TASK_ALERT, kind=fact.kind.value, detail=fact.detail)
 
+    def _of(self, task_id: str, request: Request) -> Log:
+        """Bind what tells tasks, and their traces, apart."""
+        trace = trace_id(task_id, request.trace)
+        return self._log.bind(
+            request_id=request.id, agent=request.agent, task_id=task_id, trace_id=trace
+        )
+
     def _ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
-        if self._level > (logging.INFO if isinstance(outcome, Finished) else logging.ERROR):
+        straight, loudest = False, logging.ERROR
+        if isinstance(outcome, Finished):
+            straight = not (self._every_task or _eventful(outcome))
+            loudest = logging.DEBUG if straight else logging.INFO
+        if self._level > loudest:
             return
         report = outcome.report
-        log = self._log.bind(request_id=request.id, agent=request.agent, task_id=task_id)
+        log = self._of(task_id, request)
         for attempt in report.attempts:
             if attempt.oddities is not None:
                 odd = attempt.oddities._asdict()
@@ -204,7 +234,8 @@ class LogObserver:
         if isinstance(outcome, Finished) and outcome.replayed:
             log.info(names.TASK_REPLAYED, model=report.answered.key if report.answered else "")
         elif isinstance(outcome, Finished):
-            log.info(
+            write = log.debug if straight else log.info
+            write(
                 names.TASK_FINISHED,
                 type=report.assessment.type,
                 layer=report.layer_path[-1] if report.layer_path else "",
@@ -239,3 +270,16 @@ class LogObserver:
             retry_at_ms=outcome.retry_at_ms,
             duration_ms=outcome.report.ended_ms - outcome.report.started_ms,
         )
+
+
+def _eventful(outcome: Finished) -> bool:
+    """Tell whether anything happened on the way to an answer."""
+    report = outcome.report
+    return bool(
+        len(report.attempts) != 1
+        or len(report.layer_path) != 1
+        or report.waited_ms
+        or outcome.unmet
+        or outcome.replayed
+        or report.attempts[0].oddities
+    )

@@ -14,9 +14,11 @@ class LoggedMistakes:
         """Write to ``log``; ``make_id`` draws the ids."""
         self._log = log
         self._make_id = make_id
+        self.count = 0
 
     def __call__(self, error: BaseException) -> str:
         """Record a mistake; answer the id under which it stands in the log."""
+        self.count += 1
         mistake_id = self._make_id()
         frames = traceback.extract_tb(error.__traceback__)[-8:]
         self._log.error(

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 
 from escalade_server.telemetry import names
 from escalade_server.telemetry.logs import Log
@@ -23,9 +24,16 @@ FRAMES = 8
 class Watchdog:
     """Watches the loop in which ``run`` runs. ``is_alive`` may be asked from any thread."""
 
-    def __init__(self, log: Log, *, stall_s: float = STALL_S, dead_s: float = DEAD_S) -> None:
-        """Keep the limits; nothing is watched before ``run``."""
-        self._log = log
+    def __init__(
+        self,
+        log: Log,
+        *,
+        stall_s: float = STALL_S,
+        dead_s: float = DEAD_S,
+        told: Callable[[float], None] = lambda _late_s: None,
+    ) -> None:
+        """Keep the limits; nothing is watched before ``run``. ``told`` hears how late a beat is."""
+        self._log, self._told = log, told
         self._stall_s, self._dead_s = stall_s, dead_s
         self._beat_s = time.monotonic()
         self._where: list[str] = []
@@ -36,6 +44,11 @@ class Watchdog:
     def is_alive(self) -> bool:
         """Whether the loop has beaten within the last 30 s."""
         return time.monotonic() - self._beat_s < self._dead_s
+
+    @property
+    def wrong(self) -> str:
+        """What is wrong with the loop; nothing when it is alive."""
+        return "" if self.is_alive else "the event loop is stuck"
 
     async def run(self) -> None:
         """Beat for ever, and log each stall when it is over."""
@@ -57,6 +70,7 @@ class Watchdog:
         now = time.monotonic()
         late_s, self._beat_s = now - self._beat_s - BEAT_S, now
         late_ms = int(late_s * 1_000)
+        self._told(late_s)
         self.longest_ms = max(self.longest_ms, late_ms)
         if late_s > self._stall_s:
             self._log.warning(names.LOOP_STALLED, stalled_ms=late_ms, where=self._where)

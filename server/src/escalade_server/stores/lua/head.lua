@@ -23,18 +23,21 @@ end
 local state = call('HMGET', meta, 'epoch', 'version', 'purged')
 local version = tonumber(state[2] or 0)
 local seen, changed, notes, set_aside, news = {}, {}, {}, {}, {}
+local shared -- what only look tells
 local is_written = false
 
 local function int(number)
   return string.format('%.0f', number)
 end
 
--- Answer: {kind, version, now, position, seen, changed, notes, benches, news}.
+-- Answer: {kind, version, now, position, seen, changed, notes, benches, news, shared}.
 local function reply(kind, position)
   if is_written or #changed > 0 then
     version = call('HINCRBY', meta, 'version', 1)
   end
-  return cmsgpack.pack({ kind, version, now, position or -1, seen, changed, notes, set_aside, news })
+  return cmsgpack.pack({
+    kind, version, now, position or -1, seen, changed, notes, set_aside, news, shared,
+  })
 end
 
 if order[2] and state[1] ~= order[2] then

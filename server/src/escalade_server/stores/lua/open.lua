@@ -8,6 +8,7 @@ if not state[1] then
   notes[3] = 'new'
 end
 for _, counter in ipairs(order[3]) do
+  call('SADD', root .. 'counters', counter[1])
   local key = root .. 'c:' .. counter[1]
   local kept = call('HMGET', key, 'unit', 'period')
   if not kept[1] then

@@ -1,0 +1,136 @@
+"""Keeps how tasks went, for who asks afterwards: the same spans as a tracer gets.
+
+A task to which nothing happened costs what is noted of it while it runs: its spans are made only
+if somebody asks. Nothing of its messages outlives it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import replace
+
+from escalade_server.core.facts import Fact, Finished, Outcome, Waiting
+from escalade_server.core.task import Request
+from escalade_server.core.tracing import trace_id
+from escalade_server.engine.ports import Clock
+from escalade_server.engine.traces import Trace, TraceEvent, TraceSpan, TraceStore, Wanted
+from escalade_server.telemetry import conventions as c
+from escalade_server.telemetry import names
+from escalade_server.telemetry.attributes import Attribute, Surroundings
+from escalade_server.telemetry.journey import Journey, Told, is_eventful, was_eventful
+from escalade_server.telemetry.logs import Log
+from escalade_server.telemetry.spans import Span, spans_of
+
+RING = 200
+"""Tasks that are kept here: the uneventful, and the others until they are surely written."""
+SLOW_MS = 30_000
+"""A task that takes longer is kept for that."""
+
+
+class TraceKeeper:
+    """``Observer`` of the engine, and ``Traces`` of the API. Owned by one event loop."""
+
+    def __init__(self, store: TraceStore, around: Surroundings, clock: Clock, log: Log) -> None:
+        """Say where traces are kept, and what spans tell beside the record."""
+        self._store, self._around, self._clock, self._log = store, around, clock, log
+        self._running: dict[str, Journey] = {}
+        self._eventful = set[str]()
+        self._ring: OrderedDict[str, Journey | Trace] = OrderedDict()
+
+    def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
+        """See one announced fact."""
+        journey = self._running.get(task_id)
+        if journey is None:
+            journey = self._running[task_id] = Journey(task_id, request)
+        if isinstance(fact, Waiting) and fact.repeated:
+            return
+        journey.told.append(Told(fact, now_ms))
+        if is_eventful(fact):
+            self._eventful.add(task_id)
+
+    def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
+        """See the one ending of a task."""
+        journey = self._running.pop(task_id, None) or Journey(task_id, request)
+        journey.outcome = outcome
+        if task_id not in self._eventful and not was_eventful(outcome, SLOW_MS):
+            # What it was asked is not kept longer than it runs.
+            journey.request = replace(request, messages=(), tools=())
+            self._remember(task_id, journey)
+            return
+        self._eventful.discard(task_id)
+        try:
+            trace = self._trace(journey)
+            self._remember(task_id, trace)
+            self._store.keep_trace(trace)
+        except Exception as error:  # noqa: BLE001 - a watcher never stops what it watches
+            self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
+
+    def _remember(self, task_id: str, ended: Journey | Trace) -> None:
+        self._ring[task_id] = ended
+        if len(self._ring) > RING:
+            self._ring.popitem(last=False)
+
+    async def find(self, wanted: Wanted) -> Trace | None:
+        """Look for a trace: of what runs here, of what is kept, and of the last few here.
+
+        Raises:
+            StoreError: the shared state cannot be read.
+        """
+        running = next((j for j in reversed(self._running.values()) if _is(j, wanted)), None)
+        if running is not None:
+            return self._trace(running)
+        kept = await self._store.find_trace(wanted)
+        here = next((each for each in reversed(self._ring.values()) if _is(each, wanted)), None)
+        found = self._trace(here) if isinstance(here, Journey) else here
+        if found is None or (kept is not None and kept.at_ms > found.at_ms):
+            return kept
+        return found
+
+    def _trace(self, journey: Journey) -> Trace:
+        outcome, request, now_ms = journey.outcome, journey.request, self._clock.now_ms()
+        at_ms = now_ms if outcome is None else outcome.report.ended_ms
+        return Trace(
+            trace_id(journey.task_id, request.trace),
+            request.id,
+            request.agent,
+            at_ms,
+            "" if outcome is None else outcome.report.story,
+            isinstance(outcome, Finished),
+            tuple(_spans(spans_of(journey, self._around), at_ms)),
+        )
+
+
+def _is(task: Journey | Trace, wanted: Wanted) -> bool:
+    """Tell whether a task is the one that is meant."""
+    if isinstance(task, Trace):
+        whose, request_id, name = task.agent, task.request_id, task.trace_id
+    else:
+        request = task.request
+        whose, request_id = request.agent, request.id
+        name = trace_id(task.task_id, request.trace)
+    if wanted.agent not in {None, whose}:
+        return False
+    return wanted.request_id == request_id if wanted.request_id else wanted.trace_id == name
+
+
+def _spans(spans: Iterable[Span], at_ms: int) -> Iterable[TraceSpan]:
+    """Write spans as they are kept: all values as text, without marks that only tracers need."""
+    for place, span in enumerate(spans):
+        if span.name == c.SPAN_QUEUED:
+            continue
+        yield TraceSpan(
+            span.id,
+            span.parent if place else "",
+            span.name,
+            span.start_ms,
+            max(at_ms, span.start_ms) if span.end_ms is None else span.end_ms,
+            _texts(span.attributes),
+            tuple(TraceEvent(e.name, e.at_ms, _texts(e.attributes)) for e in span.events),
+            span.error is not None,
+            span.error or "",
+        )
+
+
+def _texts(told: Iterable[Attribute]) -> dict[str, str]:
+    return {
+        name: "; ".join(value) if isinstance(value, tuple) else f"{value}" for name, value in told
+    }
