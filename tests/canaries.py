@@ -30,7 +30,7 @@ PROMPTS = (
 ANSWERS = ("canary-answer", "All is well.", "At last.", "An answer of six short words.")
 SHAPES = (
     r"esc_[0-9a-f]{1,32}_[0-9a-f]{64}",  # a token of ours
-    r"\S+:[0-9a-f]{4,}:0 \S+:[0-9a-f]{4,}:1\b",  # what simulated models answer
+    r":[0-9a-f]{4,64}:0 \S{1,99}:[0-9a-f]{4,64}:1\b",  # what simulated models answer
 )
 CANARY = re.compile("|".join([*map(re.escape, (*KEYS, *PROMPTS, *ANSWERS)), *SHAPES]))
 LOGS = ("*.jsonl", "*.log")

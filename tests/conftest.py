@@ -5,7 +5,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.canaries", "tests.faults.plugin"]
+pytest_plugins = ["pytester", "tests.canaries", "tests.faults.plugin"]
 
 # Shared machines pause: no deadline per example, and slow data generation is no finding.
 calm = [HealthCheck.too_slow]

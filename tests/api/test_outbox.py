@@ -31,6 +31,8 @@ from escalade_server.core.standing import VerdictClass
 from escalade_server.core.task import ProviderState
 from tests.api.world import ASSESSED, ESCALATED, MODELS, NOW_MS, failed, finished, selected
 
+pytestmark = pytest.mark.looptime  # time passes only while everyone waits
+
 STATE = StateDelta(ProviderState("anthropic", "opus", b"sig"))
 WAITING = Waiting(VerdictClass.RATE, NOW_MS + 60_000, "free: 50 a day", "all exhausted", 1)
 

@@ -40,7 +40,7 @@ def engine_fits(engine: Engine) -> None:
 
 async def check(w: World, name: str) -> int:
     stub = health_pb2_grpc.HealthStub(w.channel)
-    response = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=2)
+    response = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
     return int(response.status)
 
 
@@ -138,9 +138,9 @@ async def test_requests_in_flight_share_a_byte_budget() -> None:
         await small.initial_metadata()
         first.cancel()
         small.cancel()
-        await asyncio.wait_for(w.api.calls.idle(), 2)
+        await asyncio.wait_for(w.api.calls.idle(), 20)
         third = w.router.Complete(ask("x" * 2_000))
-        await asyncio.wait_for(third.initial_metadata(), 2)
+        await asyncio.wait_for(third.initial_metadata(), 20)
         third.cancel()
 
     assert second.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -175,7 +175,7 @@ async def test_health_serves_every_name_and_follows_the_switch() -> None:
     async with world() as w:
         serving = [await check(w, name) for name in HEALTH_NAMES]
         stub = health_pb2_grpc.HealthStub(w.channel)
-        listed = (await stub.List(health_pb2.HealthListRequest(), timeout=2)).statuses
+        listed = (await stub.List(health_pb2.HealthListRequest(), timeout=20)).statuses
         await w.api.set_serving(serving=False)
         not_serving = [await check(w, name) for name in HEALTH_NAMES]
         with pytest.raises(aio.AioRpcError) as caught:
@@ -254,7 +254,7 @@ async def test_stop_waits_for_running_calls_and_not_for_health_watchers() -> Non
 
     assert first.status == KINDS.SERVING
     assert ended.code is grpc.StatusCode.OK
-    assert 0.15 < took < 5
+    assert 0.15 < took < 20
 
 
 async def test_a_health_watcher_is_told_before_it_is_let_go() -> None:
@@ -263,7 +263,7 @@ async def test_a_health_watcher_is_told_before_it_is_let_go() -> None:
         first = await watch.read()
         await w.api.drain()
         second = await watch.read()
-        await asyncio.wait_for(w.api.stop(30), 5)
+        await asyncio.wait_for(w.api.stop(30), 20)
 
     assert (first.status, second.status) == (KINDS.SERVING, KINDS.NOT_SERVING)
 
@@ -272,9 +272,9 @@ async def test_after_its_grace_stop_cuts_calls_and_their_runs_are_told() -> None
     async with world() as w:
         running = asyncio.ensure_future(listen(w.router.Complete(ask())))
         await w.engine.started.wait()
-        await asyncio.wait_for(w.api.stop(0.2), 5)
+        await asyncio.wait_for(w.api.stop(0.2), 20)
         ended = await running
-        await asyncio.wait_for(w.engine.runs[0].left.wait(), 2)
+        await asyncio.wait_for(w.engine.runs[0].left.wait(), 20)
 
     assert ended.code is grpc.StatusCode.UNAVAILABLE
     assert w.engine.runs[0].left_count == 1

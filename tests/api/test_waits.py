@@ -1,26 +1,31 @@
 """What the API makes of a wait: its limits, its status, and the tokens that come with requests."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from grpc import aio
 
 from escalade.v1 import escalation_pb2 as e
 from escalade.v1 import operations_service_pb2 as o
+from escalade.v1 import operations_service_pb2_grpc
 from escalade_server.api.calls import Calls
 from escalade_server.api.convert_in import request_from_proto
 from escalade_server.api.operations_servicer import waiters_to_proto
-from escalade_server.api.server import ServerOptions
+from escalade_server.api.server import ServerOptions, build_server
 from escalade_server.core.catalog import Agent
 from escalade_server.core.facts import Alert, AlertKind, Waiting
 from escalade_server.core.failure import NEVER_MS
 from escalade_server.core.standing import VerdictClass
+from escalade_server.engine.others import Figures, Queued
 from escalade_server.engine.waiting import Waiter
 from tests.api.world import (
     ASSESSED,
     CATALOG,
     NOW_MS,
+    FakeEngine,
     FakeRun,
     ask,
     finished,
@@ -122,6 +127,28 @@ def test_an_agent_sees_its_own_waiters_oldest_first_and_with_their_places(
 async def test_the_status_counts_all_who_wait() -> None:
     async with world() as w:
         w.engine.waiters = (waiter("a", "y", 20), waiter("b", "z", 30))
-        shown = await w.operations.GetStatus(o.GetStatusRequest(), timeout=2)
+        shown = await w.operations.GetStatus(o.GetStatusRequest(), timeout=20)
     assert (shown.waiter_count, len(shown.waiters)) == (2, 2)
     assert replace(w.engine.waiters[0]).since_ms == shown.waiters[1].since.ToMilliseconds()
+
+
+class Elsewhere:
+    """Two other workers."""
+
+    async def figures(self) -> Sequence[Figures]:
+        one = Queued("c", "w", NOW_MS, NOW_MS + 5, VerdictClass.RATE, "rule")
+        return [Figures(3, {"": 2}, {}, [one]), Figures(1, {}, {}, [])]
+
+
+async def test_a_workers_status_is_that_of_all() -> None:
+    engine = FakeEngine()
+    engine.waiters = (waiter("a", "y", 20), waiter("b", "z", 30))
+    api = build_server(engine, ServerOptions(port=0), others=Elsewhere())
+    port = await api.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = operations_service_pb2_grpc.OperationsServiceStub(channel)
+        shown = await stub.GetStatus(o.GetStatusRequest(), timeout=20)
+    await api.stop(0)
+    assert shown.in_flight_count == 4
+    assert shown.waiter_count == 3
+    assert {one.request_id: one.position for one in shown.waiters} == {"y": 1, "z": 2, "w": 1}

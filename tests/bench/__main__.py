@@ -21,7 +21,7 @@ from pathlib import Path
 from escalade_server import bootstrap
 from escalade_server.engine.clock import SystemClock
 from escalade_server.providers.http import HttpClient, HttpLimits
-from tests.bench import micro, store, table, traces
+from tests.bench import micro, store, table, traces, watchers
 from tests.bench.machine import cpu_us, optimised, rss_mb, unit_us
 from tests.bench.mock_provider import Script
 from tests.bench.stages import KINDS, Direct, Work
@@ -161,6 +161,7 @@ async def parts(results: Results, folder: Path, size: Size, *, quick: bool) -> N
     """What core, codec and store cost by themselves, and the unit to compare them in."""
     before = unit_us()
     results.parts_us = micro.measure(quick=quick) | traces.measure(quick=quick)
+    results.parts_us |= watchers.measure(quick=quick)
     for callers in (1, 16):
         path = folder / f"pairs{callers}.sqlite3"
         pairs = size.pairs // (10 if callers == 1 else 1)

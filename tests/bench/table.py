@@ -8,6 +8,7 @@ TARGETS = {
     "decision_24_models": 25,
     "uneventful_task": 40,
     "traces, straight task, not exported": 5,
+    "all watchers, straight task": 5,
 }
 SHARES = (
     ("empty", "", "gRPC: grpcio's own cost of a call"),

@@ -70,6 +70,8 @@ async def test_a_leased_quota_is_kept_to_the_call_over_a_restart(tmp_path: Path)
             escalade.AsyncClient(running.target) as client,
         ):
             await client.complete("The fiftieth.")
-            with pytest.raises(escalade.StatusError, match="50 of 50"):
-                await client.complete("One too many.")
+            with pytest.raises(escalade.StatusError, match="every layer is exhausted"):
+                await client.complete("One too many.", timeout=60)
+            spends = running.engine.spends()
+            assert [(each.spent, each.held) for each in spends] == [(50, 0)]
     assert (tmp_path / "state.db.leases-1").exists()

@@ -21,10 +21,11 @@ from tests.stores.servers import serving as redis_serving
 from tests.stores.test_redis import until
 
 
-@pytest.fixture(params=["redis", "valkey"])
-def redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Server]:
+    """A Valkey: the scripts are held to both servers by the tests of the store."""
     keeping = ("--appendonly", "yes", "--appendfsync", "always")
-    with redis_serving(request.param, tmp_path, *keeping) as server:
+    with redis_serving("valkey", tmp_path, *keeping) as server:
         yield server
 
 

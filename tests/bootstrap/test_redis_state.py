@@ -100,7 +100,7 @@ async def test_the_doctor_looks_at_redis(tmp_path: Path, monkeypatch: pytest.Mon
         patient = Patient(None, f"{redis.url}?deadline_ms=20000", None, 0, 0.0, None, None)
         well = await _store(patient, None)
         with monkeypatch.context() as patch:
-            patch.setitem(redis_versions.MENDED, "Valkey", ((99, 0, 1),))  # type: ignore[arg-type]
+            patch.setitem(redis_versions.MENDED, "Valkey", ((99, 0, 1),))
             old = await _store(patient, None)
             log = io.StringIO()
             async with serving(options(tmp_path, NOBODY, state=redis.url), log):

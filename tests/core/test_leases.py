@@ -123,7 +123,7 @@ class Books:
     def bury(self, lease: int) -> None:
         record = self.leases.get(lease, Record())
         self.spent = _plus(self.spent, record.held)
-        record.assumed, record.held = record.held, NOTHING
+        record.assumed, record.held = _plus(record.assumed, record.held), NOTHING
 
 
 def _plus(one_: Amounts, other: Amounts) -> Amounts:

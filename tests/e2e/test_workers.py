@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from grpc import aio
 
 from escalade.v1 import operations_service_pb2 as o
 from escalade.v1 import operations_service_pb2_grpc, router_service_pb2_grpc
 from escalade.v1.escalation_pb2 import Constraints
+from escalade_server.bootstrap import doctor
 from escalade_server.provider_simulator import FaultKind, ModelScript
 from tests.api.world import Told, ask, listen, told
 from tests.e2e.test_commands import command
@@ -106,6 +108,11 @@ async def desks(made: World, *workers: int) -> AsyncIterator[list[Desk]]:
         yield [found[worker] for worker in workers]
 
 
+async def _read(url: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return await answer.text()
+
+
 def pids(made: World) -> dict[int, int]:
     """The processes of the workers: of each place the last that took it."""
     lines = made.logged("worker.started")
@@ -133,7 +140,8 @@ async def first_delta(call: Any) -> None:
 
 
 async def test_two_workers_are_one_server(tmp_path: Path) -> None:
-    async with world(tmp_path, STRATEGY, SCRIPTS, options=TWO) as made, desks(made, 1, 2) as met:
+    shown = (*TWO, "--metrics", "127.0.0.1:0")
+    async with world(tmp_path, STRATEGY, SCRIPTS, options=shown) as made, desks(made, 1, 2) as met:
         one, two = met
         assert sorted(pids(made)) == [1, 2]
         assert len(made.logged("server.started")) == 1
@@ -170,6 +178,10 @@ async def test_two_workers_are_one_server(tmp_path: Path) -> None:
             return bool(models[0].circuit == o.CIRCUIT_STATE_OPEN)
 
         await until_told(is_open)
+
+        # The supervisor shows the metrics of both.
+        metrics = await _read(f"http://{made.started['metrics']}/metrics")
+        assert {f'worker="{worker}"' in metrics for worker in (1, 2)} == {True}
 
         # SIGTERM drains both.
         calls = [one.begin(), two.begin()]
@@ -226,6 +238,7 @@ async def _nothing_else_starts(made: World, folder: Path) -> None:
     """What cannot start says so once, and precisely."""
     serve = ("serve", "--strategy", str(folder / "strategy.yaml"), *TWO)
     port = made.target.rpartition(":")[2]
+    assert doctor._port(int(port)).detail == f"2 workers of one server listen on port {port}"
     state = ("--state", str(folder / "other.sqlite3"))
     code, out, err = await command(*serve, "--listen", f"127.0.0.1:{port}", *state)
     assert (code, out) == (1, "")

@@ -26,7 +26,7 @@ from escalade_server.strategy.load import loads
 STRATEGIES = Path(__file__).resolve().parents[1] / "strategies"
 COMMAND = Path(sys.executable).with_name("escalade")
 START_S = 90.0
-STOP_S = 20.0
+STOP_S = 60.0
 KEY_NAME = "SIMULATED_KEY"
 
 
@@ -123,7 +123,8 @@ async def launch(
     with log.open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
             *command, "serve", "--strategy", folder / "strategy.yaml", "--listen", "127.0.0.1:0",
-            "--state", folder / "state.sqlite3", "--grace", grace, "--json", *options,
+            "--state", folder / "state.sqlite3", "--grace", grace, "--json",
+            "--log-level", "debug", *options,  # all of it is read over (tests.canaries)
             stdout=asyncio.subprocess.PIPE, stderr=stderr, env=os.environ | {KEY_NAME: "made-up"},
         )  # fmt: skip
     try:

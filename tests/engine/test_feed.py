@@ -13,7 +13,7 @@ from escalade_server.core.facts import (
     Finished,
     Waiting,
 )
-from escalade_server.core.failure import FailureClass
+from escalade_server.core.failure import HOUR_MS, FailureClass
 from escalade_server.core.standing import VerdictClass
 from escalade_server.core.task import Request, Task
 from escalade_server.core.trace import Answer
@@ -148,3 +148,15 @@ async def test_a_wait_that_ends_with_its_task_is_told(world: World) -> None:
     kinds = [type(news) for news in await world.news()]
     assert kinds == [WaitNews, WaitNews, TaskNews]
     assert not world.feed._waited
+
+
+async def test_an_alert_that_several_processes_meet_is_told_once_an_hour(world: World) -> None:
+    other = Feed(world.store, HandClock())
+    refused, odd = Alert(AlertKind.AUTH, "401", MODELS[0]), Alert(AlertKind.UNCONFIGURED, "odd")
+    for now_ms in (NOW_MS, NOW_MS + HOUR_MS - 1):
+        for feed in (world.feed, other):
+            feed.fact("task", REQUEST, refused, now_ms)
+    assert len(await world.news()) == 1
+    for feed in (world.feed, other):
+        feed.fact("task", REQUEST, odd, NOW_MS)
+    assert len(await world.news()) == 2, "each of no model is news"

@@ -1,6 +1,6 @@
 """Circuits of providers and of models, and alerts that were told already."""
 
-from escalade_server.core.breaker import MODEL_OPEN_MS, MODEL_OPEN_MS_MAX
+from escalade_server.core.breaker import MODEL_OPEN_MS, MODEL_OPEN_MS_MAX, Breaker
 from escalade_server.core.facts import Alert, AlertKind
 from escalade_server.core.failure import HOUR_MS
 from escalade_server.core.rules import Rules
@@ -42,3 +42,27 @@ def test_p4_an_alert_is_told_once_an_hour() -> None:
     assert health.is_news(Alert(AlertKind.AUTH, "", MINI), T0 + 1)
     assert health.is_news(empty, T0 + HOUR_MS)
     assert all(health.is_news(Alert(AlertKind.EXHAUSTED, ""), T0) for _ in range(2))
+
+
+def test_workers_tell_each_other_what_becomes_of_a_circuit() -> None:
+    one, two = Health(Rules(breaker_failures=2)), Health(Rules(breaker_failures=2))
+    told: list[CircuitState] = []
+
+    def pass_on(key: str, state: Breaker) -> None:
+        told.append(state.state)
+        two.hear(key, state)
+
+    one.told = pass_on
+    one.report(MINI.provider, ok=False, now_ms=T0)
+    assert told == [], "one failure opens nothing, and is nobody else's"
+    one.report(MINI.provider, ok=False, now_ms=T0)
+    assert one.circuits(T0) == two.circuits(T0) != {}
+    now_ms = one.circuits(T0)[MINI.provider].until_ms
+    assert not two.is_shut(MINI, now_ms)
+    one.called(MINI, now_ms)  # the probe: nobody else makes one
+    assert two.is_shut(MINI, now_ms)
+    one.report(MINI.provider, ok=True, now_ms=now_ms)
+    assert two.circuits(now_ms) == {}
+    assert told == [CircuitState.OPEN, CircuitState.OPEN, CircuitState.CLOSED]
+    one.answered(MINI.key, 5)
+    assert len(told) == 3, "an uneventful answer is told nobody"

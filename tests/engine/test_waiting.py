@@ -203,3 +203,33 @@ def test_the_position_told_is_the_place_in_the_order() -> None:
         asyncio.run(main())
 
     check()
+
+
+class Leaping(LoopClock):
+    """A wall clock that is set ahead."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+async def test_after_a_leap_of_the_clock_everyone_may_look_at_once() -> None:
+    """The timer was set by the clock before: it would come a minute late."""
+    world, clock = World(), Leaping()
+    world.room = WaitingRoom(clock, Serial())
+    world.add("a", "a1", 0, earliest=50_000)
+    world.add("a", "a2", 1, earliest=70_000)
+    clock.ahead_ms = 60_000
+    world.room.look_again()
+    await asyncio.sleep(1)
+    assert world.order == ["a1", "a2"]
+
+
+async def test_a_timer_that_is_due_is_not_put_off_by_those_who_come() -> None:
+    world = World()
+    for number in range(100):
+        world.add("a", f"a{number:02}", number)
+        world.room.look_again()
+        await asyncio.sleep(0.01)
+    assert len(world.turns) > 50

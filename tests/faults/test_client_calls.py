@@ -24,7 +24,7 @@ from tests.faults.served import KEY, LOCAL, PRICE, Served, door, served
 from tests.providers.raw_server import CHUNKED, Peer, serve
 
 K = FaultKind
-SOON_S = 1.0
+SOON_S = 5.0
 """Within which a provider must see that its caller has gone; 100 ms on a quiet machine (C3)."""
 STRATEGY = f"""\
 fallback_strategy:

@@ -373,7 +373,7 @@ async def test_however_a_handler_ends_its_task_is_settled_and_the_call_is_over(
         loop = asyncio.get_running_loop()
         since = loop.time()
         await made.running.engine.drain()
-        assert loop.time() - since < 2
+        assert loop.time() - since < 10
         assert made.held() == 0
         assert made.booked_nanos() >= await bill(made) > 0
         assert (await made.ask()).events[-1].HasField("finished"), "the server goes on"

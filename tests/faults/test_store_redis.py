@@ -28,6 +28,7 @@ from tests.stores.world import (
     reserve,
     settle,
 )  # fmt: skip
+from tests.takeovers.relay import Relay
 
 DAILY = counter("daily", 50)
 MONEY = counter("money", USD, Unit.NANOS, Period.MONTH)
@@ -160,6 +161,34 @@ async def test_a_slow_redis_sheds_within_its_deadline_and_queues_nothing(server:
         await until(lambda: told[-1] == "")
         assert figures(store) == [(0, 0)]
         await take(store, "after", DAILY)
+
+
+async def test_late_answers_close_what_is_paid_for_and_are_taken_for_nothing_else(
+    server: Server,
+) -> None:
+    """Redis is there and works, half a second away; then it is near again."""
+    relay, told = Relay(), list[str]()
+    relay.target = server.port
+    await relay.start()
+    near = Server(server.kind, server.folder, relay.port)
+    async with opened(near, DAILY, MONEY, told=told, deadline_s=DEADLINE_MS / 1_000) as store:
+        await until(lambda: told[-1:] in ([], [""]))
+        relay.delay_s = 0.5
+        with pytest.raises(StoreError, match="no answer in time"):
+            await store.reserve(reserve("late", candidate(MONEY, nanos=5)), NOW_MS)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for n in range(100):
+            with pytest.raises(StoreError):
+                await store.reserve(reserve(f"n{n}", candidate(MONEY)), NOW_MS)
+        assert loop.time() - begun < 100 * relay.delay_s / 10
+        await store.settle(settle("late", 0, 0, 0, Basis.NONE), NOW_MS)
+        assert told[-1] != ""
+        relay.delay_s = 0.0
+        await until(lambda: told[-1] == "")
+        await take(store, "near", MONEY)
+        assert figures(store) == [(0, 0), (0, 10)]
+    await relay.close()
 
 
 @pytest.mark.fault("S11")

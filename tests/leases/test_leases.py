@@ -198,7 +198,8 @@ def test_processes_that_are_killed_lose_and_overspend_nothing(
     # What a dead process had reserved without a lease is held until its owner is known to be dead.
     booked = calls + held
     assert settled + flying <= booked <= UNITS
-    assert nanos + flying * RESERVED <= money + held * RESERVED
+    # Each of those used 1 at least: some were settled, and their process died before it said so.
+    assert nanos + flying <= money + held * RESERVED
     # Beyond that only calls whose grant nobody has heard of: each in full, and one a caller.
     unheard = booked - settled - flying
     assert unheard <= CALLERS * len(dead)

@@ -178,7 +178,7 @@ async def test_a_broken_framing_ends_the_read_that_waits(
         response = await client.open(post(server.url))
         assert await response.read() == b"hello"
         asyncio.get_running_loop().call_later(0.01, reading.set)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(NOTICED_S):
             with pytest.raises(TransportFailure) as first:
                 await to_the_end(response)
             with pytest.raises(TransportFailure) as second:

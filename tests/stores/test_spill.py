@@ -1,6 +1,7 @@
 """The journal of settlements that the ledger could not take (S2)."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -116,4 +117,23 @@ async def test_a_start_books_it_once_and_says_what_it_cannot_read(tmp_path: Path
     [said] = told
     assert "1 settlements" in said
     assert "booked in full" in said
+    audit(path)
+
+
+async def test_journals_of_workers_that_are_no_more_are_booked_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    money = counter("money", 1_000, Unit.NANOS)
+    state = State(path)
+    store = await state.open(money)
+    for id_ in ("one", "two"):
+        await state.take(store, candidate(money), id_=id_)
+    await store.close()
+    written(Path(f"{path}{SPILL}-2"), [settle("one", nanos=3)])
+    written(Path(f"{path}{SPILL}-11"), [settle("two", nanos=4)])
+    store = await state.open(money)
+    [spend] = store.spends(NOW_MS)
+    assert (spend.spent, spend.held) == (7, 0)
+    left = await asyncio.to_thread(os.listdir, tmp_path)
+    assert [name for name in left if SPILL in name] == [f"s.db{SPILL}"]
+    await store.close()
     audit(path)

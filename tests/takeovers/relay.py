@@ -9,6 +9,8 @@ class Relay:
 
     def __init__(self) -> None:
         self.target = 0
+        self.delay_s = 0.0
+        """How late everything arrives."""
         self._moving = asyncio.Event()
         self._moving.set()
         self._ends: set[asyncio.StreamWriter] = set()
@@ -59,6 +61,7 @@ class Relay:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65_536):
+                await asyncio.sleep(self.delay_s)
                 await self._moving.wait()
                 writer.write(data)
                 await writer.drain()

@@ -7,6 +7,7 @@ what a cap was overspent by is no more than what was reserved in the gap. `make 
 import asyncio
 import os
 import random
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,12 +51,17 @@ class Pair:
     async def _follow(self) -> None:
         self.between.target = self.primary.port
         self.replica.start()
-        self.replica.say("REPLICAOF", "127.0.0.1", str(self.between.port))
-        async with asyncio.timeout(UNTIL_S):
-            while b"master_link_status:up" not in await asyncio.to_thread(  # noqa: ASYNC110
-                self.replica.say, "INFO", "replication"
-            ):
-                await asyncio.sleep(0.05)
+        follow = "REPLICAOF", "127.0.0.1", str(self.between.port)
+        await self._until(b"+OK", *follow)  # it may still read an old file
+        await self._until(b"master_link_status:up", "INFO", "replication")
+
+    async def _until(self, answer: bytes, *words: str) -> None:
+        """Say something to the replica until it answers that."""
+        end_s, told = time.monotonic() + UNTIL_S, b""
+        while answer not in told:
+            assert time.monotonic() < end_s, (told, self.primary.say("INFO", "replication"))
+            await asyncio.sleep(0.02)
+            told = await asyncio.to_thread(self.replica.say, *words)
 
     async def take_over(self, gap_s: float) -> None:
         """Let the replica hear nothing for a while, then kill the primary."""
@@ -63,7 +69,7 @@ class Pair:
         await asyncio.sleep(gap_s)
         self.primary.stop()
         self.between.cut()
-        self.replica.say("REPLICAOF", "NO", "ONE")
+        assert self.replica.say("REPLICAOF", "NO", "ONE") == b"+OK\r\n"
         self.front.target = self.replica.port
         self.front.cut()
         self.primary, self.replica = self.replica, self.primary

@@ -17,7 +17,6 @@ from escalade_server import bootstrap
 from escalade_server.bootstrap import Options, Rank, Running, token_desk
 from tests.canaries import CANARY, Catcher
 
-pytest_plugins = ["pytester"]
 PROMPT = "canary-prompt: my diary"
 ANSWER = "canary-answer: dear reader"
 KEY = "sk-canary-of-a-provider"
@@ -124,10 +123,15 @@ async def ask(client: escalade.AsyncClient, mood: str, said: list[str]) -> None:
     """Ask one model in each way; keep what is said beside the answer itself."""
     only = escalade.Constraints(allowed_models=[f"m{mood}"])
     messages = [escalade.Message.system(PROMPT), escalade.Message.user(PROMPT)]
+
+    def announced(event: escalade.Announcement) -> None:
+        if not isinstance(event, escalade.Finished):  # which has the answer, as it should
+            said.append(repr(event))
+
     for quality in (None, escalade.QualityDemands(must_contain=[PROMPT])):
         try:
             answer = await client.complete(
-                messages, constraints=only, quality=quality, on_event=lambda e: said.append(repr(e))
+                messages, constraints=only, quality=quality, on_event=announced
             )
             said.append(f"{answer.report}")
         except escalade.EscaladeError as error:
@@ -155,9 +159,7 @@ async def test_a19_d6_d7_nothing_said_gets_into_what_watches(
                 await asyncio.to_thread(lambda: urllib.request.urlopen(where).read().decode())
             )
     written = log.getvalue()
-    files = b"".join(
-        path.read_bytes() for path in tmp_path.iterdir() if path.suffix in {".sqlite3", ".spill"}
-    )
+    files = (tmp_path / "state.sqlite3").read_bytes()
     for name in ("task.failed", "task.rejected_answer", "task.assessed"):
         assert name in written, "the log was listened to"
     assert b"alice" in b"".join(taken), "spans were sent"
@@ -169,54 +171,54 @@ async def test_a19_d6_d7_nothing_said_gets_into_what_watches(
     assert {"log", "span", "metric", "event", "error"} <= canaries.seen.keys()
 
 
-@pytest.mark.parametrize(
-    "leak",
-    [
-        'open_log.error("x", detail="Parse this, please")',
-        'open_log.debug("x", detail="made-up")',
-        'open_log.info("x", token="esc" + "_1_" + "ab" * 32)',
-        'tmp_path.joinpath("log.jsonl").write_text("canary-answer")',
-        'escalade.EscaladeError("you said: Design it.")',
-        "feed.told([Entry(1, AlertNews(AlertKind.PLAN, 'sk-canary-1'))])",
-        "endpoint.page('/metrics', '')",
-        "exporter.put(Parcel('t', None, ['All is well.']), eventful=True)",
-        "logging.getLogger('x').warning('canary-prompt')",
-    ],
-)
-def test_the_watch_sees_each_way_out(pytester: pytest.Pytester, leak: str) -> None:
+LEAKS = """\
+import io, logging, pytest
+import escalade
+from contextlib import AsyncExitStack
+from escalade_server.bootstrap import Options
+from escalade_server.bootstrap import log
+from escalade_server.core.facts import AlertKind
+from escalade_server.engine.feed import Feed
+from escalade_server.engine.news import AlertNews, Entry
+from escalade_server.telemetry.endpoint import Endpoint
+from escalade_server.telemetry.export import SpanExporter
+from escalade_server.telemetry.otlp import Parcel
+
+def opened():
+    return log.open_log(Options("x"), io.StringIO(), AsyncExitStack())[0]
+
+def metrics(_):
+    endpoint = Endpoint.__new__(Endpoint)
+    endpoint._pages = {"/metrics": lambda _: (200, "text/plain", b"made-up 1")}
+    endpoint.page("/metrics", "")
+
+def spans(_):
+    exporter = SpanExporter(None, None, opened(), queue_max=9, batch_max=9, delay_ms=9)
+    exporter.put(Parcel("t", None, ["All is well."]), eventful=True)
+
+@pytest.mark.parametrize("leak", [
+    lambda _: opened().error("x", detail="Parse this, please"),
+    lambda _: opened().debug("x", detail="made-up"),
+    lambda folder: folder.joinpath("log.jsonl").write_text("esc_1_" + "ab" * 32),
+    lambda _: escalade.EscaladeError("you said: Design it."),
+    lambda _: Feed(None, None).told([Entry(1, AlertNews(AlertKind.PLAN, "sk-canary-1"))]),
+    lambda _: logging.getLogger("x").warning("canary-prompt"),
+    metrics,
+    spans,
+])
+def test_leaks(tmp_path, leak):
+    leak(tmp_path)
+
+def test_does_not_leak(tmp_path):
+    opened().error("x", detail="50 of 50 requests today")
+"""
+
+
+def test_the_watch_sees_each_way_out(pytester: pytest.Pytester) -> None:
     """A test that leaks fails, although all that it asserts is true."""
     root = Path(__file__).resolve().parents[2]
     pytester.makeconftest(
         f"import sys; sys.path.insert(0, {str(root)!r})\npytest_plugins = ['tests.canaries']\n"
     )
-    pytester.makepyfile(
-        f"""
-        import io, logging
-        import escalade
-        from contextlib import AsyncExitStack
-        from escalade_server.bootstrap import Options
-        from escalade_server.bootstrap import log
-        from escalade_server.core.facts import AlertKind
-        from escalade_server.engine.feed import Feed
-        from escalade_server.engine.news import AlertNews, Entry
-        from escalade_server.telemetry.endpoint import Endpoint
-        from escalade_server.telemetry.export import SpanExporter
-        from escalade_server.telemetry.otlp import Parcel
-
-        def made():
-            opened, sink = log.open_log(Options("x"), io.StringIO(), AsyncExitStack())
-            endpoint = Endpoint.__new__(Endpoint)
-            endpoint._pages = {{"/metrics": lambda _: (200, "text/plain", b"made-up 1")}}
-            exporter = SpanExporter(None, None, opened, queue_max=9, batch_max=9, delay_ms=9)
-            return opened, endpoint, exporter, Feed(None, None)
-
-        def test_leaks(tmp_path):
-            open_log, endpoint, exporter, feed = made()
-            {leak}
-
-        def test_does_not_leak(tmp_path):
-            open_log, endpoint, exporter, feed = made()
-            open_log.error("x", detail="50 of 50 requests today")
-        """
-    )
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1, failed=1)
+    pytester.makepyfile(LEAKS)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1, failed=8)

@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 
 from escalade_server.core.facts import Escalated, Failed, Waiting
+from escalade_server.core.failure import Failure, FailureClass
 from escalade_server.core.gates import Gate
 from escalade_server.core.rules import Rules
 from escalade_server.core.standing import Balance, VerdictClass
 from escalade_server.core.task import Sampling, Task
+from escalade_server.engine.ports import ProviderFailure
 from escalade_server.telemetry import conventions as c
 from escalade_server.telemetry.journey import Journey
+from escalade_server.telemetry.redact import Redactor
 from escalade_server.telemetry.spans import Span, SpanKind, spans_of
 from tests.core.builders import DAY, T0, request, three_layers
 from tests.engine.shell import World, finish, text
@@ -207,6 +210,20 @@ async def test_a_task_without_an_answer_has_its_reason_and_status() -> None:
 
 
 _KEYS = ("requests/day:openai/default/mini", "requests/day:google/default/flash")
+
+
+async def test_a_secret_in_the_words_of_others_is_taken_out() -> None:
+    world, seen = bumpy(), Recorder()
+    refusal = Failure(FailureClass.AUTH, "the key sk-canary0123456789abcdef is no good \ud800")
+    world.providers.scripts["mini"] = [[0.01, ProviderFailure(refusal)]]
+    await watched(world, seen).ask(request())
+
+    [journey] = seen.journeys.values()
+    shown = str(spans_of(journey, replace(AROUND, redact=Redactor().text)))
+    assert "[redacted] is no good" in shown
+    assert "canary" not in shown
+    assert shown.isprintable()
+    shown.encode()
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -247,10 +247,22 @@ def _port(port: int) -> Found:
         return Found("port", Mark.OK, f"nobody listens on port {port}")
     owners = sorted(_owners(sockets))
     named = ", ".join(f"{name} ({pid})" for pid, name in owners) or "a process of another user"
+    if len(owners) > 1 and len(sockets) == len(owners) and _are_workers(pid for pid, _ in owners):
+        return Found("port", Mark.OK, f"{len(owners)} workers of one server listen on port {port}")
     if len(owners) > 1 or len(sockets) > len(owners) > 0:
         mend = "Stop all but one, or let one server have its --workers."
         return Found("port", Mark.WARNING, f"several listen on port {port}: {named}", mend)
     return Found("port", Mark.OK, f"{named} listens on port {port}")
+
+
+def _are_workers(pids: Iterable[int]) -> bool:
+    """Tell whether processes have one supervisor."""
+    try:
+        fields = [Path("/proc", str(pid), "stat").read_text().rpartition(")")[2] for pid in pids]
+        parents = {field.split()[1] for field in fields}
+        return len(parents) == 1 and b"--workers" in Path("/proc", *parents, "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _listening(table: str, port: int) -> Iterator[str]:

@@ -18,10 +18,12 @@ from escalade_server.bootstrap.options import Options, StartError
 from escalade_server.bootstrap.process import version
 from escalade_server.bootstrap.reload import StrategyKeeper
 from escalade_server.bootstrap.tracing import Tracing
+from escalade_server.core.catalog import Billing
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.feed import Feed
 from escalade_server.engine.ports import Mistakes, Observer
 from escalade_server.engine.readiness import LEDGER, Readiness
+from escalade_server.stores.redis import RedisStore
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import catalogue, names
 from escalade_server.telemetry.endpoint import Endpoint, EndpointError, Probe, Render
@@ -48,6 +50,8 @@ class Meter:
         self._address, self._log, self._sink = options.metrics, log, sink
         self.metrics = Metrics() if options.metrics else None
         self._tracing: Tracing | None = None
+        self._goes_on: Callable[[], bool] = lambda: False
+        """Whether any layer is served while the ledger cannot be written."""
         self._failing = False
         self._readiness: Readiness | None = None
         self._says: set[asyncio.Task[None]] = set()
@@ -75,7 +79,8 @@ class Meter:
         self._failing = bool(why)
         if why and self.metrics is not None:
             self.metrics.ledger_failed()
-        said = asyncio.ensure_future(self._readiness.set(LEDGER, well=not why))
+        well = not why or self._goes_on()
+        said = asyncio.ensure_future(self._readiness.set(LEDGER, well=well))
         self._says.add(said)
         said.add_done_callback(self._says.discard)
 
@@ -84,6 +89,11 @@ class Meter:
     ) -> None:
         """Watch what has been built; nothing is shown before ``serve``."""
         self._tracing = tracing
+        if isinstance(engine.store, RedisStore):  # free models go on without it (S8)
+            self._goes_on = lambda: any(
+                model.billing is Billing.FREE and model.absence is None
+                for model in engine.catalog.models
+            )
         self._readiness = readiness
         readiness.told = partial(say_readiness, self._log)
         if self.metrics is not None:

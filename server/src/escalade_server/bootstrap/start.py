@@ -140,11 +140,11 @@ async def start(
         parts, opened, meter = await _equip(options, stream, loaded, state, entropy, stack, post)
         store, feed, http, clock = parts.store, parts.feed, parts.http, parts.clock
         log, mistakes = parts.log, parts.mistakes
-        tracing = tracing_of(keys, log, stack, HttpPoster(http), lambda: strategies.loaded)
-        traced = () if tracing is None else (tracing.tracer,)
-        kept = TraceKeeper(store, surroundings_of(lambda: strategies.loaded), clock, log)
-        watching = (parts.log_observer, feed, kept, *traced, *meter.observers)
-        observer = Observers((*watching, *observers))
+        around = surroundings_of(lambda: strategies.loaded, parts.redactor.text)
+        tracing = tracing_of(keys, log, stack, HttpPoster(http), around)
+        kept = TraceKeeper(store, around, clock, log)
+        traced = (kept,) if tracing is None else (kept, tracing.tracer)
+        observer = Observers((parts.log_observer, feed, *traced, *meter.observers, *observers))
         engine = _engine_of(parts, loaded, entropy, observer, opened)
         stack.push_async_callback(_drain, engine, log)
         tokens, rules = opened.tokens, loaded.catalog.rules

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -41,7 +42,7 @@ def tracing_of(
     log: Log,
     stack: AsyncExitStack,
     poster: Poster,
-    loaded: Callable[[], Loaded],
+    around: Surroundings,
 ) -> Tracing | None:
     """Build it, if the environment asks for it; ``stack`` sends the last spans at the end.
 
@@ -59,14 +60,16 @@ def tracing_of(
         batch_max=settings.batch_max, delay_ms=settings.delay_ms,
     )  # fmt: skip
     stack.push_async_callback(exporter.flush, FLUSH_S)
-    around = surroundings_of(loaded)
+    if settings.capture.agents:
+        log.warning(names.TRACES_CONTENT, agents=sorted(settings.capture.agents))
+    around = replace(around, capture=settings.capture)
     tracer = Tracer(exporter, settings.sampling, around, log, slow_ms=settings.slow_ms)
     log.info(names.TRACES_EXPORTED, endpoint=_shown(settings))
     return Tracing(tracer, exporter)
 
 
-def surroundings_of(loaded: Callable[[], Loaded]) -> Surroundings:
-    """Tell spans what ``api`` and the strategy in force know."""
+def surroundings_of(loaded: Callable[[], Loaded], redact: Callable[[str], str]) -> Surroundings:
+    """Tell spans what ``api`` and the strategy in force know, and which words are secrets."""
 
     def address_of(model: Model) -> tuple[str, int] | None:
         endpoint = loaded().endpoints.get((model.provider, model.account))
@@ -77,7 +80,7 @@ def surroundings_of(loaded: Callable[[], Loaded]) -> Surroundings:
             return None
         return parts.hostname, parts.port or _PORTS.get(parts.scheme, 443)
 
-    return Surroundings(status_of, address_of)
+    return Surroundings(status_of, address_of, redact)
 
 
 def status_of(reason: ErrorReason) -> str:

@@ -1,5 +1,6 @@
 """One attempt in flight: what has come of it, and when its provider has been silent too long."""
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -14,6 +15,9 @@ from escalade_server.core.rules import Rules
 from escalade_server.core.task import FinishReason, Usage
 from escalade_server.core.trace import Answer, Oddities
 
+_NAME = re.compile(r"[\w.:/@+~-]{1,128}", re.ASCII)
+NO_NAME = "?"
+"""For what can be no model's name: a provider may quote there what it was sent (D6)."""
 _WHOLE = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS)
 
 
@@ -79,8 +83,8 @@ class Live:
             self.usage = chunk.usage
         if chunk.cost_nanos is not None:
             self.cost_nanos = chunk.cost_nanos
-        if chunk.model:
-            self.reported_model = chunk.model
+        if chunk.model and chunk.model != self.reported_model:
+            self.reported_model = chunk.model if _NAME.fullmatch(chunk.model) else NO_NAME
         if chunk.oddities is not None:
             self.oddities = chunk.oddities
             if chunk.oddities.unbelievable:  # what was told before it holds no more (U26)

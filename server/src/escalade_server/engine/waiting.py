@@ -27,6 +27,8 @@ LOOKS_AT_ONCE = 64
 """Looks in one go, before the event loop serves others again."""
 LONGEST_MS = 60_000
 """The wall clock may jump ahead, as after a sleep: it is looked at this often (T4)."""
+OVERDUE_MS = 1_000
+"""So late no timer is: the wall clock has jumped past its instant."""
 GIVEN_BACK_S = 0.25
 """What is given back in this time is looked for in one go."""
 FULL = 1_000
@@ -237,12 +239,13 @@ class WaitingRoom:
             self._timer = None
 
     def _arm(self, at_ms: int, jitter_ms: int = JITTER_MS) -> None:
-        if self._timer is not None and self._timer_ms <= at_ms:
+        now_ms = self._clock.now_ms()
+        at_ms = max(at_ms, now_ms)
+        if self._timer is not None and now_ms - OVERDUE_MS < self._timer_ms <= at_ms:
             return
         self._disarm()
         self._timer_ms = at_ms
-        wait_ms = min(max(0, at_ms - self._clock.now_ms()), LONGEST_MS)
-        wait_ms += self._entropy.jitter_ms(jitter_ms)
+        wait_ms = min(at_ms - now_ms, LONGEST_MS) + self._entropy.jitter_ms(jitter_ms)
         self._timer = self._later(wait_ms / 1_000, self._pump)
 
     def _pump(self) -> None:

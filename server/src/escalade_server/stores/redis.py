@@ -351,7 +351,7 @@ class RedisStore(Beside):
         """Close the store to what comes; what waits is told now."""
         self._down = detail
         await self._link.close()
-        self._say(f"{detail}; nothing is admitted")
+        self._say(f"{detail}; nothing is admitted but free models, for their share")
         waiting, self._queue = self._queue, []
         await self._refuse(batch + waiting, detail)
 

@@ -9,6 +9,7 @@ from escalade_server.core.alerting import Mark
 from escalade_server.core.tally import Tally
 from escalade_server.engine.news import Entry, Page
 from escalade_server.engine.usage import UsageTables
+from escalade_server.stores.leasing import Fold, Folded
 from escalade_server.stores.redis_news import News
 from escalade_server.stores.redis_orders import Answer, Count, Days, Order, Read, Report
 from escalade_server.stores.redis_sessions import RedisSessions
@@ -28,6 +29,10 @@ class Beside(RedisSessions, RedisTraces):
     @abstractmethod
     def _submit(self, order: Order) -> "asyncio.Future[Answer]":
         """Queue an order."""
+
+    def fold(self, order: Fold, now_ms: int) -> Awaitable[Folded]:  # noqa: ARG002
+        """Queue a fold of a lease; see ``LeasableStore``."""
+        return self._submit(order)  # type: ignore[return-value]
 
     def tally(self, order: Tally, now_ms: int) -> Awaitable[None]:
         """Queue the count of a task; see ``Store``."""

@@ -379,8 +379,11 @@ class Link:
         return answers
 
     async def _give_scripts(self, connection: Connection) -> None:
-        for script in self._scripts.values():
-            await _ask(connection, "SCRIPT", "LOAD", script.text)
+        """Give all in one round trip."""
+        commands = [("SCRIPT", "LOAD", script.text) for script in self._scripts.values()]
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        for _ in commands:
+            await connection.read_response(disable_decoding=True)
 
     async def close(self) -> None:
         """Drop the connection; safe twice."""

@@ -16,9 +16,11 @@ from escalade_server.core.facts import (
     Selected,
     Waiting,
 )
-from escalade_server.core.task import MICRO, Delivery, FormatKind, Request
+from escalade_server.core.task import MICRO, DataDemand, Delivery, FormatKind, Request
 from escalade_server.core.trace import AttemptRecord, AttemptStatus, Skip
+from escalade_server.telemetry import content
 from escalade_server.telemetry import conventions as c
+from escalade_server.telemetry.content import NO_CAPTURE, Capture
 
 Value: TypeAlias = str | int | float | bool | tuple[str, ...]
 Attribute: TypeAlias = tuple[str, Value]
@@ -49,12 +51,16 @@ class Surroundings:
     """The gRPC status of a failure, by its name."""
     address_of: Callable[[Model], tuple[str, int] | None] = nowhere
     """Host and port at which a model is called."""
+    redact: Callable[[str], str] = str
+    """Takes the secrets out of others' words."""
+    capture: Capture = NO_CAPTURE
+    """Whose messages are told."""
 
-
-def text(value: str) -> str:
-    """Cut a text that is too long, and replace what no proto can hold."""
-    value = value if len(value) <= TEXT_MAX else value[: TEXT_MAX - 1] + "…"
-    return value if value.isascii() else value.encode(errors="replace").decode()
+    def text(self, value: str) -> str:
+        """Make words of others fit to be told: no secrets, not too long, nothing no proto holds."""
+        value = self.redact(value)
+        value = value if len(value) <= TEXT_MAX else value[: TEXT_MAX - 1] + "…"
+        return value if value.isascii() else value.encode(errors="replace").decode()
 
 
 def whose(request: Request) -> list[Attribute]:
@@ -80,7 +86,7 @@ def ended(outcome: Outcome, around: Surroundings) -> list[Attribute]:
         (c.ATTEMPTS, len(report.attempts)),
         (c.LAYER_PATH, report.layer_path),
         (c.WAITED_MS, report.waited_ms),
-        (c.STORY, text(report.story)),
+        (c.STORY, around.text(report.story)),
     ]
     if report.answered is not None:
         told += [(c.LAYER, report.answered.layer), (c.MODEL, report.answered.key)]
@@ -117,13 +123,13 @@ def assessed(fact: Assessed, request: Request) -> list[Attribute]:
     return told
 
 
-def escalated(fact: Escalated) -> list[Attribute]:
+def escalated(fact: Escalated, around: Surroundings) -> list[Attribute]:
     """Of the layer that was reached by a change of layer."""
     told: list[Attribute] = [
         (c.FROM, fact.from_layer),
         (c.TO, fact.to_layer),
         (c.REASON, fact.reason.value),
-        (c.DETAIL, text(fact.detail)),
+        (c.DETAIL, around.text(fact.detail)),
         (c.KIND, fact.kind.value),
     ]
     if fact.failed_attempt is not None:
@@ -148,23 +154,23 @@ def _passed(skip: Skip) -> str:
     return f"{skip.model.key if skip.model else skip.layer}: {cause}"
 
 
-def fallback(fact: Fallback) -> list[Attribute]:
+def fallback(fact: Fallback, around: Surroundings) -> list[Attribute]:
     """Of the event of another model of the same layer."""
     return [
         (c.ATTEMPT, fact.attempt),
         (c.FROM_MODEL, fact.from_model.key),
         (c.TO_MODEL, fact.to_model.key),
         (c.FAILURE, fact.cls.value),
-        (c.ATTEMPT_DETAIL, text(fact.detail)),
+        (c.ATTEMPT_DETAIL, around.text(fact.detail)),
     ]
 
 
-def waiting(fact: Waiting) -> list[Attribute]:
+def waiting(fact: Waiting, around: Surroundings) -> list[Attribute]:
     """Of a wait."""
     return [
         (c.WAIT_REASON, fact.reason.value),
         (c.WAIT_RULE, fact.rule),
-        (c.WAIT_DETAIL, text(fact.detail)),
+        (c.WAIT_DETAIL, around.text(fact.detail)),
         (c.WAIT_EARLIEST_MS, fact.earliest_ms),
         (c.WAIT_POSITION, fact.position),
     ]
@@ -194,6 +200,9 @@ def called(fact: Selected, request: Request, around: Surroundings) -> list[Attri
     told += [(name, value) for name, value in optional if value is not None]
     if request.response_format.kind is not FormatKind.TEXT:
         told.append((c.OUTPUT_TYPE, "json"))
+    if _captures(request, around):
+        words = content.told(request.messages, around.capture, around.redact)
+        told.append((c.INPUT_MESSAGES, words))
     if request.delivery is Delivery.ROUTE:
         return told  # its caller calls: where, and how, is not known here
     told.append((c.REQUEST_STREAM, True))
@@ -203,18 +212,31 @@ def called(fact: Selected, request: Request, around: Surroundings) -> list[Attri
     return told
 
 
-def over(record: AttemptRecord) -> Iterator[Attribute]:
+def answer(outcome: Outcome, request: Request, around: Surroundings) -> list[Attribute]:
+    """Of the attempt that answered: its words, where they are told and known (WHOLE delivery)."""
+    parts = outcome.answer.parts if isinstance(outcome, Finished) and not outcome.unmet else ()
+    if not parts or not _captures(request, around):
+        return []
+    return [(c.OUTPUT_MESSAGES, content.answered(parts, around.capture, around.redact))]
+
+
+def _captures(request: Request, around: Surroundings) -> bool:
+    private = request.task.data_demand is DataDemand.PRIVATE
+    return around.capture.of(request.agent) and not private
+
+
+def over(record: AttemptRecord, around: Surroundings) -> Iterator[Attribute]:
     """Of an attempt, once it is over: how, and what it used and cost."""
     usage = record.usage
     yield c.ATTEMPT_STATUS, record.status.value
     if record.failure is not None and record.status is not AttemptStatus.REJECTED:
         yield c.ERROR_TYPE, record.failure.value
     if record.detail:
-        yield c.ATTEMPT_DETAIL, text(record.detail)
+        yield c.ATTEMPT_DETAIL, around.text(record.detail)
     if record.http_status:
         yield c.HTTP_STATUS, record.http_status
     if record.reported_model:
-        yield c.RESPONSE_MODEL, text(record.reported_model[:NAME_MAX])
+        yield c.RESPONSE_MODEL, around.text(record.reported_model[:NAME_MAX])
     if record.finish is not None:
         yield c.FINISH_REASONS, (record.finish.value,)
     if record.first_delta_ms:

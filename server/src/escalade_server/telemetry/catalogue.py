@@ -114,7 +114,11 @@ TOKENS: Final = Metric(
     "Tokens of all attempts. kind: input, output, and of these cached, cache_write, reasoning.",
     (*_MODEL, "kind"),
 )  # fmt: skip
-COST: Final = Metric("escalade_cost_usd", _C, "What was charged.", _MODEL, _NANOS)
+COST: Final = Metric(
+    "escalade_cost_usd", _C,
+    "What was charged. What a provider bills after its caller has left is in the ledger only.",
+    _MODEL, _NANOS,
+)  # fmt: skip
 LIST_VALUE: Final = Metric(
     "escalade_list_value_usd", _C, "What the same would cost at list price; caps count this.",
     _MODEL, _NANOS,

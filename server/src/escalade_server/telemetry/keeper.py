@@ -6,11 +6,12 @@ if somebody asks. Nothing of its messages outlives it.
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import replace
+from typing import NamedTuple
 
 from escalade_server.core.facts import Fact, Finished, Outcome, Waiting
-from escalade_server.core.task import Request
-from escalade_server.core.tracing import trace_id
+from escalade_server.core.task import Delivery, Request, ResponseFormat, Sampling, Task
+from escalade_server.core.trace import Answer
+from escalade_server.core.tracing import TraceContext, trace_id
 from escalade_server.engine.ports import Clock
 from escalade_server.engine.traces import Trace, TraceEvent, TraceSpan, TraceStore, Wanted
 from escalade_server.telemetry import conventions as c
@@ -24,6 +25,43 @@ RING = 200
 """Tasks that are kept here: the uneventful, and the others until they are surely written."""
 SLOW_MS = 30_000
 """A task that takes longer is kept for that."""
+_CONTENT = frozenset({c.INPUT_MESSAGES, c.OUTPUT_MESSAGES})
+"""Never kept, also where it goes to a tracer."""
+_NO_ANSWER = Answer()
+
+
+class _Gone(NamedTuple):
+    """A task that is over: what its spans are made of, without what it was asked and answered."""
+
+    task_id: str
+    told: list[Told]
+    outcome: Outcome
+    id: str
+    agent: str
+    trace: TraceContext | None
+    task: Task
+    response_format: ResponseFormat
+    sampling: Sampling
+    delivery: Delivery
+
+    @property
+    def journey(self) -> Journey:
+        """Make what it was again, as far as spans need it."""
+        request = Request(
+            self.id, self.task, (), response_format=self.response_format, sampling=self.sampling,
+            delivery=self.delivery, agent=self.agent, trace=self.trace,
+        )  # fmt: skip
+        return Journey(self.task_id, request, self.told, self.outcome)
+
+
+def _gone(journey: Journey, outcome: Outcome) -> _Gone:
+    asked = journey.request
+    if isinstance(outcome, Finished):
+        outcome = Finished(outcome.report, _NO_ANSWER, outcome.replayed, outcome.unmet)
+    return _Gone(
+        journey.task_id, journey.told, outcome, asked.id, asked.agent, asked.trace, asked.task,
+        asked.response_format, asked.sampling, asked.delivery,
+    )  # fmt: skip
 
 
 class TraceKeeper:
@@ -34,7 +72,7 @@ class TraceKeeper:
         self._store, self._around, self._clock, self._log = store, around, clock, log
         self._running: dict[str, Journey] = {}
         self._eventful = set[str]()
-        self._ring: OrderedDict[str, Journey | Trace] = OrderedDict()
+        self._ring: OrderedDict[str, _Gone | Trace] = OrderedDict()
 
     def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
         """See one announced fact."""
@@ -52,9 +90,7 @@ class TraceKeeper:
         journey = self._running.pop(task_id, None) or Journey(task_id, request)
         journey.outcome = outcome
         if task_id not in self._eventful and not was_eventful(outcome, SLOW_MS):
-            # What it was asked is not kept longer than it runs.
-            journey.request = replace(request, messages=(), tools=())
-            self._remember(task_id, journey)
+            self._remember(task_id, _gone(journey, outcome))
             return
         self._eventful.discard(task_id)
         try:
@@ -64,7 +100,7 @@ class TraceKeeper:
         except Exception as error:  # noqa: BLE001 - a watcher never stops what it watches
             self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
 
-    def _remember(self, task_id: str, ended: Journey | Trace) -> None:
+    def _remember(self, task_id: str, ended: _Gone | Trace) -> None:
         self._ring[task_id] = ended
         if len(self._ring) > RING:
             self._ring.popitem(last=False)
@@ -80,7 +116,7 @@ class TraceKeeper:
             return self._trace(running)
         kept = await self._store.find_trace(wanted)
         here = next((each for each in reversed(self._ring.values()) if _is(each, wanted)), None)
-        found = self._trace(here) if isinstance(here, Journey) else here
+        found = self._trace(here.journey) if isinstance(here, _Gone) else here
         if found is None or (kept is not None and kept.at_ms > found.at_ms):
             return kept
         return found
@@ -99,12 +135,12 @@ class TraceKeeper:
         )
 
 
-def _is(task: Journey | Trace, wanted: Wanted) -> bool:
+def _is(task: Journey | _Gone | Trace, wanted: Wanted) -> bool:
     """Tell whether a task is the one that is meant."""
     if isinstance(task, Trace):
         whose, request_id, name = task.agent, task.request_id, task.trace_id
     else:
-        request = task.request
+        request = task.request if isinstance(task, Journey) else task
         whose, request_id = request.agent, request.id
         name = trace_id(task.task_id, request.trace)
     if wanted.agent not in {None, whose}:
@@ -132,5 +168,7 @@ def _spans(spans: Iterable[Span], at_ms: int) -> Iterable[TraceSpan]:
 
 def _texts(told: Iterable[Attribute]) -> dict[str, str]:
     return {
-        name: "; ".join(value) if isinstance(value, tuple) else f"{value}" for name, value in told
+        name: "; ".join(value) if isinstance(value, tuple) else f"{value}"
+        for name, value in told
+        if name not in _CONTENT
     }

@@ -61,9 +61,7 @@ def make_logger(
     redact = redactor or Redactor()
 
     def redacted(_logger: object, _method: str, event: _EventDict) -> _EventDict:
-        for key, value in event.items():
-            event[key] = redact.value(value)
-        return event
+        return redact.event(event)
 
     renderer: list[structlog.typing.Processor] = (
         [_printable, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]

@@ -26,15 +26,20 @@ from escalade_server.core.tracing import trace_id
 from escalade_server.engine.news import AlertNews, Entry
 from escalade_server.telemetry import catalogue
 from escalade_server.telemetry.conventions import CHAT, GRPC, PROVIDERS
-from escalade_server.telemetry.instruments import OTHER, Counter, Histogram, Kind, Spread
+from escalade_server.telemetry.instruments import (
+    OTHER,
+    Count,
+    Counter,
+    Histogram,
+    Kind,
+    Spread,
+)
 
 AGENTS_MAX = 50
 """Agents with a series of their own; those that come later share one."""
 _OK, _NOT_SENT = AttemptStatus.OK, AttemptStatus.NOT_SENT
 _USAGE = ("input", "output", "cached", "cache_write", "reasoning")
 _TOLD_AGAIN = ("replayed", "already_answered")
-_REQUESTS = catalogue.REQUESTS.name
-_AGENT_REQUESTS, _AGENT_COST = catalogue.AGENT_REQUESTS.name, catalogue.AGENT_COST.name
 
 
 class _OfModel:
@@ -72,7 +77,8 @@ class Metrics:
         self.failed = 0
         """Facts that could not be counted: mistakes of ours."""
         self._models: dict[str, _OfModel] = {}
-        self._agents: set[str] = set()
+        self._requests: dict[tuple[str, str, str], Count] = {}
+        self._agents: dict[str, tuple[Count, Count]] = {}
         self._gates: dict[str, dict[int, tuple[Gate, ...]]] = {}
         self._waiting: set[str] = set()
         self._counted: dict[type[Fact], Callable[..., None]] = {
@@ -138,19 +144,20 @@ class Metrics:
         else:
             result = outcome.reason.value
         model = report.answered
-        layer = "" if model is None else model.layer
-        self.counters[_REQUESTS].of(result, layer, report.assessment.type).value += 1
-        agent = request.agent
-        if agent not in self._agents:
-            agent = self._known(agent)
-        self.counters[_AGENT_REQUESTS].of(agent).value += 1
+        key = result, "" if model is None else model.layer, report.assessment.type
+        count = self._requests.get(key)
+        if count is None:
+            count = self._requests[key] = self.counters[catalogue.REQUESTS.name].of(*key)
+        count.value += 1
+        agent = self._agents.get(request.agent) or self._agent(request.agent)
+        agent[0].value += 1
         if result in _TOLD_AGAIN:
             return  # nothing was done for it; its figures are counted with the first
         took = report.ended_ms - report.started_ms
         seconds = self._seconds if result == "ok" else self._took(result)
         seconds.add(took)
         if report.charged_nanos:
-            self.counters[_AGENT_COST].of(agent).value += report.charged_nanos
+            agent[1].value += report.charged_nanos
         if report.baseline_nanos is not None:
             self._baseline.value += report.baseline_nanos
             self.compared_nanos += report.charged_nanos
@@ -166,11 +173,16 @@ class Metrics:
     def _took(self, result: str) -> Spread:
         return self.histograms[catalogue.TASK_SECONDS.name].of(result)
 
-    def _known(self, agent: str) -> str:
-        if len(self._agents) >= AGENTS_MAX:
-            return OTHER
-        self._agents.add(agent)
-        return agent
+    def _agent(self, name: str) -> tuple[Count, Count]:
+        """Find what is counted by agent; whoever comes late shares one name."""
+        named = name if len(self._agents) < AGENTS_MAX else OTHER
+        found = (
+            self.counters[catalogue.AGENT_REQUESTS.name].of(named),
+            self.counters[catalogue.AGENT_COST.name].of(named),
+        )
+        if named == name:
+            self._agents[name] = found
+        return found
 
     def _attempt(self, attempt: AttemptRecord, report: Report) -> None:
         model = attempt.model

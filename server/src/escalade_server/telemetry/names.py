@@ -65,6 +65,7 @@ TRACES_SETTING: Final = "traces.setting"
 TRACES_FAILING: Final = "traces.failing"
 TRACES_MENDED: Final = "traces.mended"
 TRACES_DROPPED: Final = "traces.dropped"
+TRACES_CONTENT: Final = "traces.content"
 MISTAKE: Final = "server.mistake"
 
 
@@ -200,6 +201,10 @@ EVENTS: Mapping[str, Event] = MappingProxyType(
             _E, "A fact could not be told to log, metrics or traces.", "Report it as a bug."
         ),
         TRACES_EXPORTED: Event(_I, "Spans go to `endpoint`."),
+        TRACES_CONTENT: Event(
+            _W, "Spans hold what these `agents` ask, and answers: someone switched that on.",
+            "Unset ESCALADE_TRACES_CONTENT_AGENTS unless that is meant.",
+        ),
         TRACES_SETTING: Event(
             _W, "A variable of OpenTelemetry is not honoured; `detail` says which, and what holds.",
             "Take it out, or give it a value that is.",

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
+from escalade_server.telemetry.content import CHARS, NO_CAPTURE, Capture
+
 _EXPORTERS = ("otlp", "none")
 _GRPC, _HTTP = "grpc", "http/protobuf"
 _RATIO_ONE = 2**64
 _TRUE = "true"
+_AGENTS = "ESCALADE_TRACES_CONTENT_AGENTS"
 _IGNORED = (
     "OTEL_EXPORTER_OTLP_COMPRESSION", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
     "OTEL_PROPAGATORS", "OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE",
@@ -67,6 +70,8 @@ class TraceSettings:
     delay_ms: int = 1_000
     slow_ms: int = 30_000
     """A task that takes as long is eventful (``ESCALADE_TRACES_SLOW_MS``)."""
+    capture: Capture = NO_CAPTURE
+    """``ESCALADE_TRACES_CONTENT_AGENTS``, names or ``*``; ``ESCALADE_TRACES_CONTENT_CHARS``."""
 
 
 class _Reader:
@@ -161,6 +166,10 @@ def _settings(read: _Reader, named: str) -> TraceSettings:
         batch_max=read.number(512, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"),
         delay_ms=read.number(1_000, "OTEL_BSP_SCHEDULE_DELAY"),
         slow_ms=read.number(30_000, "ESCALADE_TRACES_SLOW_MS"),
+        capture=Capture(
+            frozenset(filter(None, map(str.strip, read.text(_AGENTS).split(",")))),
+            read.number(CHARS, "ESCALADE_TRACES_CONTENT_CHARS"),
+        ),
     )
 
 

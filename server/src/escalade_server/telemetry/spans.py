@@ -123,7 +123,7 @@ class Fold:
             case Escalated():
                 self._escalate(fact, at_ms)
             case Fallback():
-                event = SpanEvent(c.EVENT_FALLBACK, at_ms, tuple(a.fallback(fact)))
+                event = SpanEvent(c.EVENT_FALLBACK, at_ms, tuple(a.fallback(fact, self._around)))
                 (self._visit or self._root).events.append(event)
             case Retracted():
                 self._retract(fact, at_ms)
@@ -131,7 +131,10 @@ class Fold:
                 if not fact.repeated:
                     self._await(fact, at_ms)
             case Alert():
-                told = [(c.ALERT, fact.kind.value), (c.ALERT_DETAIL, a.text(fact.detail))]
+                told = [
+                    (c.ALERT, fact.kind.value),
+                    (c.ALERT_DETAIL, self._around.text(fact.detail)),
+                ]
                 self._root.events.append(SpanEvent(c.EVENT_ALERT, at_ms, tuple(told)))
             case _:
                 assert_never(fact)
@@ -164,7 +167,7 @@ class Fold:
         if not self._visits and fact.kind is EscalationKind.FAILURE:
             self._enter(fact.from_layer, self._now, []).end_ms = self._now
         self._leave()
-        self._visit = self._enter(fact.to_layer, self._now, a.escalated(fact))
+        self._visit = self._enter(fact.to_layer, self._now, a.escalated(fact, self._around))
 
     def _select(self, fact: Selected, at_ms: int) -> None:
         self._close()
@@ -189,23 +192,24 @@ class Fold:
 
     def _finish(self, span: Span, fact: Selected, record: AttemptRecord) -> None:
         end_ms = span.end_ms = max(record.ended_ms, span.start_ms)
-        span.attributes += a.over(record)
+        span.attributes += a.over(record, self._around)
         if record.first_delta_ms:
             first_ms = min(max(record.first_delta_ms, span.start_ms), end_ms)
             span.events.insert(0, SpanEvent(c.EVENT_FIRST_CHUNK, first_ms, ()))
         rejected = record.status is AttemptStatus.REJECTED
         if rejected and record.gate is not None:
-            span.events.append(_verdict(record.gate.value, end_ms, record.detail))
+            why = self._around.text(record.detail)
+            span.events.append(_verdict(record.gate.value, end_ms, why))
         elif record.status is AttemptStatus.OK:
             span.events += [_verdict(gate.value, end_ms) for gate in fact.held_by]
         if record.status in _BROKEN:
-            span.error = a.text(f"{words.name(record.model)}: {record.detail}")
+            span.error = self._around.text(f"{words.name(record.model)}: {record.detail}")
         self._now = max(self._now, end_ms)
 
     def _retract(self, fact: Retracted, at_ms: int) -> None:
         known = self._attempts.get(fact.attempt)
         if known is not None:
-            told = ((c.FAILURE, fact.cls.value), (c.ATTEMPT_DETAIL, a.text(fact.detail)))
+            told = ((c.FAILURE, fact.cls.value), (c.ATTEMPT_DETAIL, self._around.text(fact.detail)))
             known[0].events.append(SpanEvent(c.EVENT_RETRACTED, at_ms, told))
 
     # ------------------------------------------------------------------------- waits
@@ -218,7 +222,7 @@ class Fold:
             self._leave()
         self._now = max(self._now, at_ms)
         self._waits += 1
-        told, above = a.waiting(fact), self._visit
+        told, above = a.waiting(fact, self._around), self._visit
         number, now_ms = self._waits, self._now
         marked = [*told, *a.whose(self._request)]
         mark = self._add(tracing.QUEUED + number, c.SPAN_QUEUED, now_ms, marked, parent=above)
@@ -235,7 +239,10 @@ class Fold:
     def _end(self, outcome: Outcome) -> None:
         report, root = outcome.report, self._root
         good = isinstance(outcome, Finished)
+        last = next(reversed(self._attempts.values()), None)
         self._close()
+        if last is not None:
+            last[0].attributes += a.answer(outcome, self._request, self._around)
         end_ms = max(report.ended_ms, self._now)
         for span, _ in self._attempts.values():  # still read, or booked, after the task
             span.attributes.append((c.ATTEMPT_STATUS, AttemptStatus.CANCELLED.value))
@@ -248,7 +255,9 @@ class Fold:
         root.end_ms = max(end_ms, self._now)
         if isinstance(outcome, Failed):
             status = self._around.status_of(outcome.reason)
-            root.error = a.text(outcome.detail) if status in c.RPC_SERVER_ERRORS else None
+            root.error = (
+                self._around.text(outcome.detail) if status in c.RPC_SERVER_ERRORS else None
+            )
 
 
 def _records(journey: Journey) -> Sequence[AttemptRecord]:
@@ -267,5 +276,5 @@ def _began(outcome: Outcome | None) -> int:
 def _verdict(gate: str, at_ms: int, why: str | None = None) -> SpanEvent:
     told: list[Attribute] = [(c.GATE, gate), (c.GATE_PASSED, why is None)]
     if why:
-        told.append((c.GATE_DETAIL, a.text(why)))
+        told.append((c.GATE_DETAIL, why))
     return SpanEvent(c.EVENT_GATE, at_ms, tuple(told))
