@@ -94,8 +94,17 @@ def broken_links(path: Path, text: str) -> list[str]:
     return [
         f"{where(path)}: {target}"
         for target, _ in LINK.findall(prose)
-        if not re.match(r"[a-z]+:", target) and not (path.parent / target).exists()
+        if not re.match(r"[a-z]+:", target) and not _leads_somewhere(path, text, target)
     ]
+
+
+def _leads_somewhere(path: Path, text: str, target: str) -> bool:
+    """Tell whether a file is there, and in this one also the heading."""
+    file, _, anchor = target.partition("#")
+    if file:
+        return (path.parent / file).exists()
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return anchor in {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
 
 
 def module_name(path: Path) -> str:

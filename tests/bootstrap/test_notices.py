@@ -66,7 +66,7 @@ async def feed_of(world: Served, count: int) -> list[FeedEntry]:
             pass
         begin = ""
     except grpc.aio.AioRpcError as error:
-        begin = (error.details() or "").rpartition(" ")[2]
+        begin = (error.details() or "").partition("the oldest is ")[2].partition(";")[0]
     found: list[FeedEntry] = []
     call = watch(world, begin)
     async with asyncio.timeout(30):

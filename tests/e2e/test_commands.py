@@ -62,8 +62,8 @@ async def test_complete_reads_standard_input_and_prints_json(tmp_path: Path) -> 
 
 async def test_complete_tells_a_step_of_a_session_and_its_evidence(tmp_path: Path) -> None:
     async with world(tmp_path, reference(1)) as made:
-        step = ("complete", "--target", made.target, "--json", "--task-type", "parse")
-        step += ("--session", "run-1")
+        step = ["complete", "--target", made.target, "--json", "--task-type", "parse"]
+        step += ["--session", "run-1"]
         code, out, err = await command(*step, "--evidence", "failed_check=test_a", "Go.")
         assert code == 0, err
         answer = json.loads(out)

@@ -13,7 +13,7 @@ from pathlib import Path
 LENGTH_MAX = {"strategy": 16_384}
 LENGTH_MAX_ELSE = 4_096
 RUNS = {
-    "sse": 12_000,
+    "sse": 8_000,
     "openai": 8_000,
     "anthropic": 8_000,
     "gemini": 8_000,

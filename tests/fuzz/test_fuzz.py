@@ -1,11 +1,14 @@
 """The fuzz targets on their seeds and corpus, without a fuzzer; and ours against the standard."""
 
+from argparse import Namespace
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from escalade_server.providers.sse import SseDecoder
-from tests.fuzz import whatwg, wire
+from tests.fuzz import one, whatwg, wire
 from tests.fuzz.seeds import SEEDS
 from tests.fuzz.targets import TARGETS, inputs
 
@@ -60,3 +63,22 @@ def test_a_target_finds_a_planted_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "SseDecoder", Forgetful)
     with pytest.raises(AssertionError):
         wire.sse(b"data: a\n\n")
+
+
+def test_every_target_has_its_number_of_runs() -> None:
+    assert one.RUNS.keys() == TARGETS.keys()
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_run_with_a_seed_is_counted_and_reads_nothing_by_the_clock(
+    tmp_path: Path, seed: int
+) -> None:
+    given = Namespace(
+        target="parse", work=tmp_path, seed=seed, times=3, seconds=9, merge=False, files=[]
+    )
+    told = one.prepare(given)
+    counted = {f"-seed={seed}", f"-runs={3 * one.RUNS['parse']}", "-reload=0"}
+    assert counted <= {*told} if seed else not counted & {*told}
+    assert "-max_total_time=9" in told
+    # Of folders, whose order is the machine's, only the new one, which is empty.
+    assert sum(Path(word).is_dir() for word in told) == (1 if seed else 3)

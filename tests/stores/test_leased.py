@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from escalade_server.core import ledger
 from escalade_server.core.alerting import Mark
 from escalade_server.core.catalog import Billing, Counter, Period, Unit
 from escalade_server.core.commands import Candidate, Reserve
@@ -262,6 +263,24 @@ async def test_without_a_journal_settlements_go_to_the_ledger(
     life.asked.clear()
     await life.spend(store, "u", 3)
     assert life.asked == ["reserve"] * 3, "and nothing is leased any more"
+    await store.close()
+
+
+async def test_a_lease_that_was_over_is_taken_up_again(life: Life) -> None:
+    """Who looks after leases may find one empty that is just about to be filled."""
+    store = await life.begin()
+    chunk = store._chunks.take("lease", EVERY)
+    await store._give_back(chunk)
+    assert not store._chunks.alive
+    bundle = store._bundle_of(reserve("t", ORDER))
+    assert bundle is not None
+    bundle.chunk = chunk
+    bundle.demand.add(ledger.bounds(ORDER), NOW_MS)
+    await store._renew(chunk, bundle)
+    await life.take(store, "t")
+    await life.kill(store)
+    store = await life.begin()
+    assert life.kept(store) == [(1, 0), (10, 0)]
     await store.close()
 
 

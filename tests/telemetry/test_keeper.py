@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import time
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -134,6 +135,8 @@ async def test_what_cannot_be_kept_is_logged_and_disturbs_nobody() -> None:
     keeper, stream = keeper_of(shelf)
     caller = await watched(bumpy(), keeper).ask(asked())
     assert caller.outcome is not None
+    while not stream.getvalue():  # a thread writes it, in real time
+        time.sleep(0.01)  # noqa: ASYNC251
     [line] = [json.loads(each) for each in stream.getvalue().splitlines()]
     assert line["event"] == names.OBSERVER_FAILED
     shelf.error = StoreError("gone")

@@ -97,7 +97,7 @@ class Meter:
         self._readiness = readiness
         readiness.told = partial(say_readiness, self._log)
         if self.metrics is not None:
-            engine.decided = self.metrics.decided
+            engine.deciding = self.metrics.deciding
             engine.store = TimedStore(engine.store, self.metrics.stored)
             feed.listen(self.metrics.told)
 

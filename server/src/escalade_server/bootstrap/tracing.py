@@ -1,6 +1,5 @@
 """Spans on their way out, as OpenTelemetry's environment says; without it, none."""
 
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -13,6 +12,7 @@ from escalade_server.bootstrap.options import StartError
 from escalade_server.bootstrap.process import version
 from escalade_server.core.catalog import Model
 from escalade_server.core.facts import ErrorReason
+from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.ports import Poster
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import conventions, names
@@ -103,7 +103,7 @@ def _resource(settings: TraceSettings) -> list[tuple[str, str]]:
     own = {
         conventions.SERVICE_NAME: settings.service_name,
         conventions.SERVICE_VERSION: version(),
-        conventions.SERVICE_INSTANCE: secrets.token_hex(8),
+        conventions.SERVICE_INSTANCE: SystemEntropy.key_id(),
     }
     return list((own | dict(settings.resource)).items())
 

@@ -6,7 +6,6 @@ One ``Run`` drives one cascade. Nothing here decides anything (style, rule 1).
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from time import perf_counter
 
 from escalade_server.core.agents import limited
 from escalade_server.core.catalog import Catalog
@@ -84,8 +83,8 @@ class Engine:
         self.draining = False
         self.classifier, self.checker = classifier, checker
         self.mistakes = mistakes or LoopMistakes(entropy)
-        self.decided: Callable[[float], None] = lambda _seconds: None
-        """Hears how long each task took to its first order."""
+        self.deciding: Callable[[], Callable[[], None]] = lambda: _nothing
+        """Is told that a task begins, and what it answers that the task has its first order."""
         self._runs: dict[str, Run] = {}
         self._heeded: set[asyncio.Future[None]] = set()
         self._idle = asyncio.Event()
@@ -130,9 +129,9 @@ class Engine:
         run = Run(self, request, caller, task_id, origin)
         self._runs[run.task_id] = run
         self._idle.clear()
-        begun = perf_counter()
+        decided = self.deciding()
         run.begin()
-        self.decided(perf_counter() - begun)
+        decided()
         return run
 
     def _refused(self, request: Request) -> Outcome | None:
@@ -234,3 +233,7 @@ class Engine:
     async def drain(self) -> None:
         """Wait until every task has ended and is settled (P4)."""
         await self._idle.wait()
+
+
+def _nothing() -> None:
+    """Nobody measures."""

@@ -15,6 +15,7 @@ from escalade_server.engine.ports import Clock, FeedStore, Notice, Notifier
 from escalade_server.notify.fold import MONEY, WAITING, Fold
 
 IDLE_S = 60.0
+"""How often it looks at the clock and at who leads, though nothing comes."""
 LEAD_S = 1.0
 """How often it is asked whether it is this server that tells people."""
 SPARE = 100
@@ -78,7 +79,7 @@ class Desk:
         due_ms = fold.due_ms()
         if due_ms is None:
             return IDLE_S
-        return max(due_ms - self._clock.now_ms(), 0) / 1_000
+        return min(max(due_ms - self._clock.now_ms(), 0) / 1_000, IDLE_S)
 
     def _take(self, entries: Sequence[Entry], fold: Fold) -> None:
         now_ms = self._clock.now_ms()

@@ -109,7 +109,7 @@ class Keeper(Beneath):
             lease = chunk.lease
             if chunk.pending is not None or any(lease.rest()) or any(lease.used) or chunk.sums:
                 await self._fold(chunk, None)
-        if chunk.is_over and chunk.id in self._chunks.alive:
+        if chunk.is_over and chunk.id in self._chunks.alive and chunk.id not in self._folds:
             self._chunks.drop(chunk)
 
     async def _fold(self, chunk: Chunk, bundle: Bundle | None) -> None:

@@ -90,6 +90,7 @@ class Chunks:
 
     def hold(self, call: Call) -> None:
         """Admit a call; there must be room for it."""
+        self._revive(call.chunk)
         self._write(_held(call))
         self._hold(call)
 
@@ -117,6 +118,7 @@ class Chunks:
 
     def fold(self, chunk: Chunk, wish: Wish = NO_WISH, *, keeps_rest: bool) -> Fold:
         """Begin a fold; it is pending until it is answered."""
+        self._revive(chunk)
         self._write(["F", chunk.id, keeps_rest])
         return self._fold(chunk, wish, keeps_rest=keeps_rest)
 
@@ -128,6 +130,12 @@ class Chunks:
         chunk.windows = {
             each.counter: (each.column, asked_ms + each.in_ms) for each in answer.endings
         }
+
+    def _revive(self, chunk: Chunk) -> None:
+        """Take a lease up again that was over, because something comes after all."""
+        if chunk.id not in self.alive:
+            self.alive[chunk.id] = chunk
+            self._write(_whole(chunk))
 
     def drop(self, chunk: Chunk) -> None:
         """Forget a lease of which nothing is left."""
@@ -228,9 +236,7 @@ class Chunks:
         sums.book(call, used, order)
         if write:
             chunk = call.chunk
-            if chunk.id not in self.alive:  # its lease was over, and it is corrected
-                self.alive[chunk.id] = chunk
-                self._write(_whole(chunk))
+            self._revive(chunk)
             told = [call.id, state, used, _listed(sums)]
             if call.state is State.ASSUMED:
                 self._write(["C", chunk.id, used.minus(call.used), *told])

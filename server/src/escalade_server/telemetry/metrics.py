@@ -7,6 +7,8 @@ Rules of the file:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from time import perf_counter
 
 from escalade_server.core.catalog import Model
 from escalade_server.core.facts import (
@@ -254,9 +256,12 @@ class Metrics:
         """Count one RPC; ``method`` is its full name, ``status`` the name of its code."""
         self.histograms[catalogue.RPC_SECONDS.name].of(GRPC, method, status).add(seconds)
 
-    def decided(self, seconds: float) -> None:
-        """Count how long a task took to its first order."""
-        self._decision.add(seconds * 1e6)
+    def deciding(self) -> Callable[[], None]:
+        """Measure from now how long a task takes to its first order, which the answer is told."""
+        return partial(self._decided, perf_counter())
+
+    def _decided(self, begun: float) -> None:
+        self._decision.add((perf_counter() - begun) * 1e6)
 
     def lagged(self, seconds: float) -> None:
         """Count how late the event loop was."""

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
@@ -25,6 +24,12 @@ _KINDS = MappingProxyType(
         SpanKind.CLIENT: WireSpan.SPAN_KIND_CLIENT,
     }
 )
+
+
+class _Pairs(Protocol):
+    """A message's attributes."""
+
+    def add(self) -> KeyValue: ...
 
 
 class Parcel(NamedTuple):
@@ -84,9 +89,7 @@ def _write(wire: WireSpan, span: Span, trace: bytes, context: TraceContext | Non
         wire.status.message = span.error
 
 
-def _put(
-    into: "RepeatedCompositeFieldContainer[KeyValue]", attributes: Iterable[Attribute]
-) -> None:
+def _put(into: _Pairs, attributes: Iterable[Attribute]) -> None:
     for key, value in attributes:
         pair = into.add()
         pair.key = key
