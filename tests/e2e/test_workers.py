@@ -182,6 +182,9 @@ async def test_two_workers_are_one_server(tmp_path: Path) -> None:
         # The supervisor shows the metrics of both.
         metrics = await _read(f"http://{made.started['metrics']}/metrics")
         assert {f'worker="{worker}"' in metrics for worker in (1, 2)} == {True}
+        told_by = [line for line in metrics.splitlines() if line.startswith("escalade_alerts_t")]
+        workers = {line.partition('worker="')[2][0] for line in told_by}
+        assert len(workers) == 1, "both have heard of the quota; one has told people, and counts"
 
         # SIGTERM drains both.
         calls = [one.begin(), two.begin()]

@@ -4,7 +4,7 @@ Without that option nothing is counted. Readiness is kept either way: it is for 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -21,7 +21,8 @@ from escalade_server.bootstrap.tracing import Tracing
 from escalade_server.core.catalog import Billing
 from escalade_server.engine.engine import Engine
 from escalade_server.engine.feed import Feed
-from escalade_server.engine.ports import Mistakes, Observer
+from escalade_server.engine.news import Entry
+from escalade_server.engine.ports import Duty, Leadership, Mistakes, Observer
 from escalade_server.engine.readiness import LEDGER, Readiness
 from escalade_server.stores.redis import RedisStore
 from escalade_server.strategy.load import Loaded
@@ -85,9 +86,13 @@ class Meter:
         said.add_done_callback(self._says.discard)
 
     def watch(
-        self, engine: Engine, feed: Feed, readiness: Readiness, tracing: Tracing | None
-    ) -> None:
-        """Watch what has been built; nothing is shown before ``serve``."""
+        self, engine: Engine, feed: Feed, readiness: Readiness, tracing: Tracing | None,
+        leads: Leadership,
+    ) -> None:  # fmt: skip
+        """Watch what has been built; nothing is shown before ``serve``.
+
+        Every server hears the whole feed: what it tells is counted by the one that tells people.
+        """
         self._tracing = tracing
         if isinstance(engine.store, RedisStore):  # free models go on without it (S8)
             self._goes_on = lambda: any(
@@ -97,9 +102,15 @@ class Meter:
         self._readiness = readiness
         readiness.told = partial(say_readiness, self._log)
         if self.metrics is not None:
-            engine.deciding = self.metrics.deciding
-            engine.store = TimedStore(engine.store, self.metrics.stored)
-            feed.listen(self.metrics.told)
+            metrics = self.metrics
+            engine.deciding = metrics.deciding
+            engine.store = TimedStore(engine.store, metrics.stored)
+
+            def told(entries: Sequence[Entry]) -> None:
+                if leads.holds(Duty.NOTICES):
+                    metrics.told(entries)
+
+            feed.listen(told)
 
     def serve(  # noqa: PLR0917 - each of its own kind
         self,

@@ -164,7 +164,7 @@ async def start(
         )  # fmt: skip
         stack.callback(notices.close)
         stack.push_async_callback(_stop_server, server, engine, feed, options.grace_s, log)
-        meter.watch(engine, feed, server.readiness, tracing)
+        meter.watch(engine, feed, server.readiness, tracing, opened.leads)
         target, watchdog = await _listen(server, options.host), _watched(server, log, meter.lagged)
         metrics = meter.serve(engine, server, strategies, watchdog, mistakes, stack)
         once, read = post.once if post is not None else _always, lambda: strategies.loaded

@@ -33,6 +33,10 @@ _MONOTONIC_NS: Callable[[], int] = (
 )
 
 
+monotonic_s: Callable[[], float] = time.monotonic
+"""Seconds that only go on: for spans of time inside a process, never an instant."""
+
+
 class SystemClock:
     """``Clock`` of the engine. May be read from any thread."""
 

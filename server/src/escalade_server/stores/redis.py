@@ -13,7 +13,6 @@ nothing is known of what was spent, and nothing is admitted (S11).
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from escalade_server.core.alerting import Mark
@@ -22,6 +21,7 @@ from escalade_server.core.commands import Reserve, SetBench, Settle
 from escalade_server.core.events import Repeated, ReservationDenied, Reserved
 from escalade_server.core.standing import Standing
 from escalade_server.core.window import Window
+from escalade_server.engine.clock import monotonic_s
 from escalade_server.engine.news import Page
 from escalade_server.engine.ports import Clock, Kept, Spend, StoreError
 from escalade_server.stores import redis_wire as wire
@@ -107,7 +107,7 @@ class RedisStore(Beside):
         self._memory, self._identity = Memory(), ""
         self._allowance = Allowance(self._view.board, calendar)
         self._running = Running()
-        self.shared = SharedState(time.monotonic)
+        self.shared = SharedState(monotonic_s)
         """What is heard of other servers: duties and tokens."""
         super().__init__(zone)
         self._writer = Writer(
@@ -267,7 +267,7 @@ class RedisStore(Beside):
                 self._running.asked(item.order)
         if not sent:
             return ""
-        refused, again, asked_s = "", [], time.monotonic()
+        refused, again, asked_s = "", [], monotonic_s()
         answers = await self._link.run(orders, sent[0].until_s)
         for item, answer in zip(sent, answers, strict=True):
             if isinstance(answer, Refused):

@@ -91,8 +91,10 @@ RETRACTIONS: Final = Metric(
     (*_MODEL, "failure"),
 )  # fmt: skip
 ALERTS: Final = Metric(
-    "escalade_alerts", _C, "Things a person was told, by kind.", ("kind",), merge=Merge.MAX
-)
+    "escalade_alerts", _C,
+    "Things a person was told, by kind; of several servers the one that tells them counts.",
+    ("kind",),
+)  # fmt: skip
 
 # ------------------------------------------------------------------------- attempts and money
 ATTEMPTS: Final = Metric(
