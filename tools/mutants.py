@@ -77,8 +77,8 @@ MUTANTS = (
     Mutant(
         "cooldown ignored",
         "core/policy.py",
-        "        if bench is not None and bench.until_ms > now_ms:\n",
-        "        if bench is not None and bench.until_ms > now_ms + (1 << 62):\n",
+        "        if bench is not None and bench.until_ms > now_ms:\n            cls = ",
+        "        if bench is not None and bench.until_ms > now_ms + (1 << 62):\n            cls = ",
         ("tests/core/test_policy.py",),
     ),
     Mutant(

@@ -20,7 +20,7 @@ from opentelemetry.trace import (
 
 from escalade_server.core.facts import Finished
 from escalade_server.core.tracing import trace_id
-from escalade_server.telemetry.journey import Journey
+from escalade_server.telemetry.journey import Journey, Journeys
 from escalade_server.telemetry.logs import make_logger
 from escalade_server.telemetry.otel import Sampling
 from escalade_server.telemetry.otlp import Packer, Parcel
@@ -75,7 +75,7 @@ def watching(of: Journey, sampling: Sampling) -> Callable[[], object]:
     """All that our tracer does for a task, beyond the record."""
     stream = io.StringIO()
     log = make_logger(LineSink(stream), stream, "json", "error")
-    tracer = Tracer(Packed(), sampling, AROUND, log, slow_ms=30_000)
+    tracer = Journeys((Tracer(Packed(), sampling, AROUND, log, slow_ms=30_000),), {})
     assert of.outcome is not None
     task_id, asked, outcome = of.task_id, of.request, of.outcome
 

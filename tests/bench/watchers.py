@@ -4,7 +4,11 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.ports import Observer
+from escalade_server.engine.traces import Trace, Wanted
+from escalade_server.telemetry.journey import Journey, Journeys
+from escalade_server.telemetry.keeper import TraceKeeper
 from escalade_server.telemetry.logs import LogObserver, make_logger
 from escalade_server.telemetry.metrics import Metrics
 from escalade_server.telemetry.observers import Observers
@@ -15,6 +19,16 @@ from escalade_server.telemetry.tracer import Tracer
 from tests.bench.machine import cost_us
 from tests.bench.traces import Packed, journey
 from tests.telemetry.journeys import AROUND
+
+
+class Nowhere:
+    """A store of traces that keeps none: what a straight task costs is asked, and writes none."""
+
+    def keep_trace(self, trace: Trace) -> None:
+        """Forget it."""
+
+    async def find_trace(self, wanted: Wanted) -> Trace | None:
+        """Find nothing."""
 
 
 def watched(by: Observer, *, eventful: bool) -> Callable[[], object]:
@@ -40,11 +54,15 @@ def measure(*, quick: bool) -> dict[str, float]:
         secrets = Redactor([f"sk-of-provider-{number}" for number in range(8)])
         log = make_logger(sink, io.StringIO(), "json", "info", secrets)
         lines = LogObserver(log, "info", every_task=False)
-        metrics, tracer = Metrics(), Tracer(Packed(), Sampling(0), AROUND, log, slow_ms=60_000)
-        everyone = Observers((lines, metrics, tracer))
+        running: dict[str, Journey] = {}
+        tracer = Tracer(Packed(), Sampling(0), AROUND, log, slow_ms=60_000)
+        keeper = TraceKeeper(Nowhere(), AROUND, SystemClock(), log, running)
+        metrics, traces = Metrics(), Journeys((keeper, tracer), running)
+        everyone = Observers((lines, metrics, traces))
         ways: dict[str, tuple[Observer, bool]] = {
             "metrics, straight task": (metrics, False),
             "log, straight task": (lines, False),
+            "traces (kept, not exported), straight task": (traces, False),
             "all watchers, straight task": (everyone, False),
             "metrics, escalated task": (metrics, True),
             "log, escalated task": (lines, True),

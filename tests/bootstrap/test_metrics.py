@@ -112,6 +112,7 @@ async def test_an_address_that_cannot_be_had_is_said_at_the_start(tmp_path: Path
                 pass
 
 
+@pytest.mark.fault("K5")
 async def test_k5_a_ledger_that_cannot_be_written_takes_readiness_until_it_can(
     tmp_path: Path, disk: FaultyDisk
 ) -> None:
@@ -142,6 +143,7 @@ async def test_k5_a_ledger_that_cannot_be_written_takes_readiness_until_it_can(
     ]  # fmt: skip
 
 
+@pytest.mark.fault("K5")
 async def test_k5_providers_that_are_out_take_nothing(tmp_path: Path) -> None:
     async with simulated() as simulator:
         told = measured(tmp_path, simulator.provider_url("openai"))

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -19,6 +20,7 @@ from escalade_server.cli.trace import show
 from escalade_server.cli.waterfall import waterfall_of
 from escalade_server.core.catalog import Agent, Rank
 from escalade_server.report.waterfall import Axis, Kind, Row, Waterfall, as_html, span
+from escalade_server.telemetry.journey import Journeys
 from escalade_server.telemetry.keeper import TraceKeeper
 from tests.cli.commands import data, run
 from tests.cli.eventful import JSON, PROSE, REQUEST_ID, eventful
@@ -171,8 +173,9 @@ async def test_the_command_prints_writes_and_tells_programs(tmp_path: Path) -> N
 
 async def test_an_agent_sees_its_own_and_of_others_not_even_that_they_are(tmp_path: Path) -> None:
     async with eventful(tmp_path) as (world, _):
-        keeper = world.running.engine.observer
-        traces = next(o for o in keeper._observers if isinstance(o, TraceKeeper))  # type: ignore[attr-defined]
+        watchers: Any = world.running.engine.observer
+        [journeys] = [each for each in watchers._observers if isinstance(each, Journeys)]
+        [traces] = [each for each in journeys._readers if isinstance(each, TraceKeeper)]
         request = wire.GetTraceRequest(request_id=REQUEST_ID)
         operator = Identity("ops", Rank.OPERATOR, Agent("ops"))
         assert (await serve(traces, request, operator)).request_id == REQUEST_ID

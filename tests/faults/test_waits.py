@@ -224,9 +224,10 @@ async def test_route_waits_too(tmp_path: Path) -> None:
 @pytest.mark.fault("T11")
 async def test_a_crowd_that_waits_is_woken_bit_by_bit_and_meets_the_limit(tmp_path: Path) -> None:
     async with exhausted(tmp_path) as world:
-        crowd = [begin(world) for _ in range(60)]
-        room = world.running.engine.room
-        await until(lambda: len(room) == 60)
+        crowd, room = list[Listening](), world.running.engine.room
+        for number in range(60):  # the order in which they come is theirs
+            crowd.append(begin(world, request_id=f"w{number:02}"))
+            await until(lambda: len(room) == len(crowd))
         world.leap(MINUTE_MS)
         room.look_again()
         await until(lambda: sum(one.is_answered for one in crowd) == 3)

@@ -13,6 +13,7 @@ from escalade_server.engine.ports import StoreError
 from escalade_server.engine.traces import Trace, Wanted
 from escalade_server.telemetry import keeper as keeper_module
 from escalade_server.telemetry import names
+from escalade_server.telemetry.journey import Journey, Journeys
 from escalade_server.telemetry.keeper import TraceKeeper
 from escalade_server.telemetry.logs import make_logger
 from escalade_server.telemetry.sink import LineSink
@@ -43,10 +44,12 @@ class Shelf:
         return next(found, None)
 
 
-def keeper_of(shelf: Shelf) -> tuple[TraceKeeper, io.StringIO]:
+def keeper_of(shelf: Shelf) -> tuple[TraceKeeper, Journeys, io.StringIO]:
     stream = io.StringIO()
     log = make_logger(LineSink(stream), stream, "json", "error")
-    return TraceKeeper(shelf, AROUND, LoopClock(), log), stream
+    running: dict[str, Journey] = {}
+    keeper = TraceKeeper(shelf, AROUND, LoopClock(), log, running)
+    return keeper, Journeys((keeper,), running), stream
 
 
 def asked(number: int = 1, agent: str = "bo") -> Request:
@@ -59,8 +62,8 @@ def asked(number: int = 1, agent: str = "bo") -> Request:
 @pytest.mark.looptime
 async def test_an_eventful_task_is_kept_whole_with_the_spans_of_the_tracer() -> None:
     shelf, recorder = Shelf(), Recorder()
-    keeper, _ = keeper_of(shelf)
-    await watched(bumpy(), keeper, recorder).ask(replace(asked(), trace=CONTEXT))
+    keeper, by, _ = keeper_of(shelf)
+    await watched(bumpy(), by, recorder).ask(replace(asked(), trace=CONTEXT))
 
     [trace] = shelf.kept
     [journey] = recorder.journeys.values()
@@ -83,8 +86,8 @@ async def test_an_uneventful_task_is_kept_here_for_a_while_without_its_messages(
     monkeypatch.setattr(keeper_module, "RING", 3)
     shelf, world = Shelf(), bumpy()
     world.providers.scripts.clear()
-    keeper, _ = keeper_of(shelf)
-    watched(world, keeper)
+    keeper, by, _ = keeper_of(shelf)
+    watched(world, by)
     for number in range(5):
         await world.ask(asked(number))
 
@@ -104,8 +107,8 @@ async def test_an_uneventful_task_is_kept_here_for_a_while_without_its_messages(
 
 @pytest.mark.looptime
 async def test_an_agent_finds_its_own_only() -> None:
-    keeper, _ = keeper_of(Shelf())
-    world = watched(bumpy(), keeper)
+    keeper, by, _ = keeper_of(Shelf())
+    world = watched(bumpy(), by)
     world.providers.scripts.clear()
     await world.ask(asked(1, "bo"))
     assert await keeper.find(Wanted(request_id="r1", agent="bo")) is not None
@@ -115,8 +118,8 @@ async def test_an_agent_finds_its_own_only() -> None:
 
 @pytest.mark.looptime
 async def test_a_task_is_seen_while_it_runs() -> None:
-    keeper, _ = keeper_of(Shelf())
-    world = watched(bumpy(), keeper)
+    keeper, by, _ = keeper_of(Shelf())
+    world = watched(bumpy(), by)
     world.providers.scripts["mini"] = [[100.0]]
     world.start(asked())
     await asyncio.sleep(5)
@@ -132,8 +135,8 @@ async def test_a_task_is_seen_while_it_runs() -> None:
 @pytest.mark.looptime
 async def test_what_cannot_be_kept_is_logged_and_disturbs_nobody() -> None:
     shelf = Shelf(error=RuntimeError("a bug"))
-    keeper, stream = keeper_of(shelf)
-    caller = await watched(bumpy(), keeper).ask(asked())
+    keeper, by, stream = keeper_of(shelf)
+    caller = await watched(bumpy(), by).ask(asked())
     assert caller.outcome is not None
     while not stream.getvalue():  # a thread writes it, in real time
         time.sleep(0.01)  # noqa: ASYNC251

@@ -370,6 +370,7 @@ def test_a_mistake_of_the_endpoint_keeps_its_words_to_itself() -> None:
         served.close()
 
 
+@pytest.mark.fault("X6")
 async def test_x6_metrics_are_read_while_the_loop_is_stuck() -> None:
     looks = 0
 

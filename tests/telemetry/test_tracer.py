@@ -8,6 +8,7 @@ import pytest
 from escalade_server.core.facts import Alert, Failed, Waiting
 from escalade_server.core.trace import AttemptStatus
 from escalade_server.telemetry import names
+from escalade_server.telemetry.journey import Journeys
 from escalade_server.telemetry.logs import make_logger
 from escalade_server.telemetry.otel import Sampling
 from escalade_server.telemetry.otlp import Parcel
@@ -30,10 +31,10 @@ class Outlet:
         self.parcels.append((parcel, eventful))
 
 
-def tracer(outlet: Outlet, sampling: Sampling = NOTHING, slow_ms: int = 30_000) -> Tracer:
+def tracer(outlet: Outlet, sampling: Sampling = NOTHING, slow_ms: int = 30_000) -> Journeys:
     stream = io.StringIO()
     log = make_logger(LineSink(stream), stream, "json", "error")
-    return Tracer(outlet, sampling, AROUND, log, slow_ms=slow_ms)
+    return Journeys((Tracer(outlet, sampling, AROUND, log, slow_ms=slow_ms),), {})
 
 
 @pytest.mark.looptime
@@ -116,7 +117,7 @@ async def test_what_cannot_be_told_stops_nothing() -> None:
     assert journey.outcome is not None
     sink = LineSink(stream)
     log = make_logger(sink, stream, "json", "error")
-    made = Tracer(Outlet(), Sampling(), AROUND, log, slow_ms=1)
+    made = Journeys((Tracer(Outlet(), Sampling(), AROUND, log, slow_ms=1),), {})
     for fact, at_ms in journey.told:
         made.fact("no hexadecimal", journey.request, fact, at_ms)
     made.ended("no hexadecimal", journey.request, journey.outcome)

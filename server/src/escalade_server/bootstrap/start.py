@@ -42,7 +42,7 @@ from escalade_server.bootstrap.state import (
     state_path,
 )
 from escalade_server.bootstrap.strategy import load_strategy, secrets_of
-from escalade_server.bootstrap.tracing import surroundings_of, tracing_of
+from escalade_server.bootstrap.tracing import journeys_of, surroundings_of, tracing_of
 from escalade_server.checks.gates import AnswerGates
 from escalade_server.core.alerting import marks_of
 from escalade_server.core.commands import SetBench
@@ -61,7 +61,6 @@ from escalade_server.providers.poster import HttpPoster
 from escalade_server.providers.registry import CODECS, ProviderRegistry
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import names
-from escalade_server.telemetry.keeper import TraceKeeper
 from escalade_server.telemetry.logs import Log, LogObserver, is_text
 from escalade_server.telemetry.mistakes import LoggedMistakes
 from escalade_server.telemetry.observers import Observers
@@ -142,9 +141,8 @@ async def start(
         log, mistakes = parts.log, parts.mistakes
         around = surroundings_of(lambda: strategies.loaded, parts.redactor.text)
         tracing = tracing_of(keys, log, stack, HttpPoster(http), around)
-        kept = TraceKeeper(store, around, clock, log)
-        traced = (kept,) if tracing is None else (kept, tracing.tracer)
-        observer = Observers((parts.log_observer, feed, *traced, *meter.observers, *observers))
+        traced, kept = journeys_of(tracing, store, around, clock, log)
+        observer = Observers((parts.log_observer, feed, traced, *meter.observers, *observers))
         engine = _engine_of(parts, loaded, entropy, observer, opened)
         stack.push_async_callback(_drain, engine, log)
         tokens, rules = opened.tokens, loaded.catalog.rules

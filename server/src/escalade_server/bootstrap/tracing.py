@@ -13,11 +13,14 @@ from escalade_server.bootstrap.process import version
 from escalade_server.core.catalog import Model
 from escalade_server.core.facts import ErrorReason
 from escalade_server.engine.entropy import SystemEntropy
-from escalade_server.engine.ports import Poster
+from escalade_server.engine.ports import Clock, Poster
+from escalade_server.engine.traces import TraceStore
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import conventions, names
 from escalade_server.telemetry.attributes import Surroundings
 from escalade_server.telemetry.export import Send, SpanExporter
+from escalade_server.telemetry.journey import Journey, Journeys
+from escalade_server.telemetry.keeper import TraceKeeper
 from escalade_server.telemetry.logs import Log
 from escalade_server.telemetry.otel import TraceSettings, settings_of
 from escalade_server.telemetry.otlp import Packer
@@ -66,6 +69,15 @@ def tracing_of(
     tracer = Tracer(exporter, settings.sampling, around, log, slow_ms=settings.slow_ms)
     log.info(names.TRACES_EXPORTED, endpoint=_shown(settings))
     return Tracing(tracer, exporter)
+
+
+def journeys_of(
+    tracing: Tracing | None, store: TraceStore, around: Surroundings, clock: Clock, log: Log
+) -> tuple[Journeys, TraceKeeper]:
+    """Make what notes how tasks go, for the exporter and for those who ask afterwards."""
+    running: dict[str, Journey] = {}
+    kept = TraceKeeper(store, around, clock, log, running)
+    return Journeys((kept,) if tracing is None else (kept, tracing.tracer), running), kept
 
 
 def surroundings_of(loaded: Callable[[], Loaded], redact: Callable[[str], str]) -> Surroundings:

@@ -200,8 +200,8 @@ class Run:
             wake_ms = self._cascade.wake_at_ms
         if self._cascade.closed and not self._asking:
             self._close()
-        elif wake_ms is not None and (self._timer is None or wake_ms < self._timer_ms):
-            self._arm(wake_ms, now_ms)
+        elif wake_ms is not None and not (self._timer and now_ms < self._timer_ms <= wake_ms):
+            self._arm(wake_ms, now_ms)  # none, later, or passed: a clock leapt
 
     def _arm(self, wake_ms: int, now_ms: int) -> None:
         if self._timer is not None:

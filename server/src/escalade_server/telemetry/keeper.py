@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from escalade_server.core.facts import Fact, Finished, Outcome, Waiting
+from escalade_server.core.facts import Fact, Finished, Outcome
 from escalade_server.core.task import Delivery, Request, ResponseFormat, Sampling, Task
 from escalade_server.core.trace import Answer
 from escalade_server.core.tracing import TraceContext, trace_id
@@ -17,7 +17,7 @@ from escalade_server.engine.traces import Trace, TraceEvent, TraceSpan, TraceSto
 from escalade_server.telemetry import conventions as c
 from escalade_server.telemetry import names
 from escalade_server.telemetry.attributes import Attribute, Surroundings
-from escalade_server.telemetry.journey import Journey, Told, is_eventful, was_eventful
+from escalade_server.telemetry.journey import Journey, Told, was_eventful
 from escalade_server.telemetry.logs import Log
 from escalade_server.telemetry.spans import Span, spans_of
 
@@ -65,37 +65,34 @@ def _gone(journey: Journey, outcome: Outcome) -> _Gone:
 
 
 class TraceKeeper:
-    """``Observer`` of the engine, and ``Traces`` of the API. Owned by one event loop."""
+    """Implements ``journey.Reader``, and ``Traces`` of the API. Owned by one event loop."""
 
-    def __init__(self, store: TraceStore, around: Surroundings, clock: Clock, log: Log) -> None:
-        """Say where traces are kept, and what spans tell beside the record."""
+    def __init__(
+        self,
+        store: TraceStore,
+        around: Surroundings,
+        clock: Clock,
+        log: Log,
+        running: dict[str, Journey],
+    ) -> None:
+        """Say where traces are kept, what spans tell beside the record, and what runs by id."""
         self._store, self._around, self._clock, self._log = store, around, clock, log
-        self._running: dict[str, Journey] = {}
-        self._eventful = set[str]()
+        self._running = running
         self._ring: OrderedDict[str, _Gone | Trace] = OrderedDict()
 
-    def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
-        """See one announced fact."""
-        journey = self._running.get(task_id)
-        if journey is None:
-            journey = self._running[task_id] = Journey(task_id, request)
-        if isinstance(fact, Waiting) and fact.repeated:
-            return
-        journey.told.append(Told(fact, now_ms))
-        if is_eventful(fact):
-            self._eventful.add(task_id)
+    def went(self, journey: Journey, fact: Fact) -> None:
+        """See how far a task has come; what is kept is whole."""
 
-    def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
-        """See the one ending of a task."""
-        journey = self._running.pop(task_id, None) or Journey(task_id, request)
-        journey.outcome = outcome
-        if task_id not in self._eventful and not was_eventful(outcome, SLOW_MS):
-            self._remember(task_id, _gone(journey, outcome))
+    def arrived(self, journey: Journey) -> None:
+        """See a whole journey."""
+        outcome = journey.outcome
+        assert outcome is not None, "it is over"
+        if not journey.is_eventful and not was_eventful(outcome, SLOW_MS):
+            self._remember(journey.task_id, _gone(journey, outcome))
             return
-        self._eventful.discard(task_id)
         try:
             trace = self._trace(journey)
-            self._remember(task_id, trace)
+            self._remember(journey.task_id, trace)
             self._store.keep_trace(trace)
         except Exception as error:  # noqa: BLE001 - a watcher never stops what it watches
             self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)

@@ -6,12 +6,11 @@ From the moment a task is eventful its finished spans go out at once, the rest a
 from collections.abc import Sequence
 from typing import Protocol
 
-from escalade_server.core.facts import Fact, Outcome, Selected, Waiting
-from escalade_server.core.task import Request
+from escalade_server.core.facts import Fact, Selected, Waiting
 from escalade_server.core.tracing import trace_id
 from escalade_server.telemetry import names
 from escalade_server.telemetry.attributes import Surroundings
-from escalade_server.telemetry.journey import Journey, Told, is_eventful, was_eventful
+from escalade_server.telemetry.journey import Journey, was_eventful
 from escalade_server.telemetry.logs import Log
 from escalade_server.telemetry.otel import Sampling
 from escalade_server.telemetry.otlp import Parcel
@@ -27,7 +26,7 @@ class Outlet(Protocol):
 
 
 class Tracer:
-    """``Observer`` of the engine. A task that is not exported costs its record, and no more."""
+    """Implements ``journey.Reader``. A task that is not exported costs a look, and no more."""
 
     def __init__(
         self, outlet: Outlet, sampling: Sampling, around: Surroundings, log: Log, *, slow_ms: int
@@ -35,32 +34,22 @@ class Tracer:
         """``slow_ms`` is how long a task may take before it is eventful for that."""
         self._outlet, self._sampling, self._around, self._log = outlet, sampling, around, log
         self._slow_ms = slow_ms
-        self._running: dict[str, Journey] = {}
         self._eventful: dict[str, _Sent] = {}
         """Of those that run: how far their spans are out."""
 
-    def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
-        """See one announced fact."""
-        journey = self._running.get(task_id)
-        if journey is None:
-            journey = self._running[task_id] = Journey(task_id, request)
-        kind = type(fact)
-        if isinstance(fact, Waiting) and fact.repeated:
-            return
-        journey.told.append(Told(fact, now_ms))
-        sent = self._eventful.get(task_id)
+    def went(self, journey: Journey, fact: Fact) -> None:
+        """See how far an eventful task has come."""
+        sent = self._eventful.get(journey.task_id)
         if sent is None:
-            if not is_eventful(fact):
-                return
-            sent = self._eventful[task_id] = _Sent()
-        if kind is Selected or kind is Waiting:  # with them come the attempts that are over
+            sent = self._eventful[journey.task_id] = _Sent()
+        if isinstance(fact, Selected | Waiting):  # with them come the attempts that are over
             self._send(journey, sent)
 
-    def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
-        """See the one ending of a task."""
-        journey = self._running.pop(task_id, None) or Journey(task_id, request)
-        journey.outcome = outcome
-        sent = self._eventful.pop(task_id, None)
+    def arrived(self, journey: Journey) -> None:
+        """See a whole journey."""
+        outcome = journey.outcome
+        assert outcome is not None, "it is over"
+        sent = self._eventful.pop(journey.task_id, None) if journey.is_eventful else None
         if sent is None and was_eventful(outcome, self._slow_ms):
             sent = _Sent()
         try:
