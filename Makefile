@@ -7,12 +7,12 @@ FOUND = $(foreach p,python3.13 python3.12 python3.11 python3.14 python3,\
 PYTHON = $(or $(firstword $(FOUND)),$(error no Python of 3.11 or later, with venv, on the PATH))
 BIN = .venv/bin
 XDIST ?= -n auto --maxprocesses 4
-STAGES ?= lint imports generated buf types test e2e e2e-jaeger e2e-prometheus faults kills leases takeovers fuzz mutants hostile
+STAGES ?= lint imports generated buf types test e2e e2e-jaeger e2e-prometheus faults kills leases takeovers waiters fuzz mutants hostile
 RESULTS = .cache/faults-test.json .cache/faults-e2e.json
 
 .PHONY: help setup demo test ci e2e e2e-jaeger e2e-prometheus faults fault-coverage kills sim bench gen generated fmt lint types \
 	imports buf proto-accept docs requirements wheels clean screenshots fuzz mutants hostile \
-	crowd leases takeovers
+	crowd leases takeovers waiters
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  %-16s%s\n", $$1, $$2 }'
@@ -63,6 +63,10 @@ takeovers: setup  ## kill a Redis and a Valkey with unreplicated writes TAKEOVER
 	@$(BIN)/python tools/programs.py redis-server
 	@TAKEOVERS=$(or $(TAKEOVERS),100) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/takeovers
 
+waiters: setup  ## WAITERS=500 of three agents, all layers shut, RESTARTS=20, streams cut after CUT_S=15
+	@nice -n 5 $(BIN)/python -m tests.waiters --waiters $(or $(WAITERS),500) \
+		--restarts $(or $(RESTARTS),20) --cut-s $(or $(CUT_S),15) --rate $(or $(RATE),1)
+
 crowd: setup  ## 8 processes, 200 callers each on $1, half leaving, on SQLite and Redis: none overspent
 	@$(BIN)/python tools/programs.py redis-server
 	@$(BIN)/python -m tests.crowd
@@ -82,6 +86,7 @@ bench: setup  ## CPU microseconds of the server per call and per chunk
 ci: setup  ## everything that must pass before a merge, stage by stage
 	@KILLS=$(or $(KILLS),500) SERVER_KILLS=$(or $(SERVER_KILLS),20) TAKEOVERS=$(or $(TAKEOVERS),3) CALLS=$(or $(CALLS),10) \
 		UNITS=$(or $(UNITS),20000) REPLICAS=$(or $(REPLICAS),4) \
+		WAITERS=$(or $(WAITERS),60) RESTARTS=$(or $(RESTARTS),2) CUT_S=$(or $(CUT_S),2) RATE=$(or $(RATE),3) \
 		$(BIN)/python tools/ci.py $(STAGES)
 
 lint: setup  ## ruff: rules and formatting

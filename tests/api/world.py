@@ -248,6 +248,9 @@ class FakeEngine:
     def resumed(self, request: Request, origin: Origin, token: str) -> tuple[Request, Origin]:
         raise ResumeTokenError(f"{token} was given for another request")
 
+    async def turn(self, request: Request, origin: Origin) -> None:
+        """Nobody waits."""
+
     async def recalled(self, request: Request) -> Request:
         return request
 

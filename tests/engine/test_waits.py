@@ -1,6 +1,7 @@
 """A task that waits, in the engine: it goes on by itself, in order, and keeps its place (R22)."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,10 @@ from escalade_server.core.facts import ErrorReason, Failed, Finished, Selected, 
 from escalade_server.core.standing import Balance, Standing, VerdictClass
 from escalade_server.core.task import Basis, Request, Usage
 from escalade_server.core.trace import Figures
+from escalade_server.engine.place import BACK_S
 from escalade_server.engine.ports import Origin
 from escalade_server.engine.resume import KEPT_MS, ResumeDesk, ResumeTokenError
-from escalade_server.engine.waiting import JITTER_MS, RoomLimits
+from escalade_server.engine.waiting import JITTER_MS, RoomLimits, WaitingRoom
 from tests.core.builders import T0, catalog, model, per_day, request
 from tests.engine.shell import FakeCaller, LoopClock, World
 
@@ -47,6 +49,11 @@ def used_up(limit: int = 5, *, spent: int = 5, until_ms: int = T0 + MINUTE_MS) -
 def patient(name: str = "r1", agent: str = "", content: str = "") -> Request:
     base = replace(request(deadline_ms=now_ms() + 30_000), id=name, agent=agent, content=content)
     return replace(base, ends_ms=now_ms() + 20 * HOUR_MS)
+
+
+def never(_delay_s: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+    """Give no turn in time."""
+    return asyncio.get_running_loop().call_later(99, call)
 
 
 async def at_once() -> None:
@@ -110,6 +117,29 @@ async def test_turns_are_paced_when_hundreds_wait_for_one_window() -> None:
     assert 0 < early <= 80
     await world.rest()
     assert all(isinstance(one.outcome, Finished) for one in callers)
+
+
+async def test_who_finds_room_held_by_running_calls_stays_in_the_line() -> None:
+    world = used_up(3, spent=3)
+    world.store._serve = at_once  # type: ignore[method-assign]
+    world.providers.scripts["mini"] = [[1.0]] * 3
+    callers = [world.start(patient(f"r{n}")) for n in range(9)]
+    await asyncio.sleep(60.6)
+    assert [any(isinstance(f, Selected) for f in one.heard) for one in callers] == (
+        [True] * 3 + [False] * 6
+    )
+    assert [one.request_id for one in world.engine.waiters] == [f"r{n}" for n in range(3, 9)]
+    told = [len(waits(one)) for one in callers]
+    await asyncio.sleep(0.3)
+    assert [len(waits(one)) for one in callers] == told, "a moment is nothing to tell of"
+    back, again = replace(patient("back"), waiting_since_ms=T0), FakeCaller()
+    world.engine.start(back, again, Origin())
+    await asyncio.sleep(0.1)
+    assert world.engine.waiters[0].request_id == "back", "it is not held up beside the line, either"
+    await asyncio.sleep(5)
+    assert {one.earliest_ms for one in world.engine.waiters} == {T0 + 2 * HOUR_MS}
+    world.engine.hand_over()
+    await world.rest()
 
 
 async def test_room_that_a_call_gives_back_ends_a_wait_before_its_time() -> None:
@@ -209,6 +239,46 @@ async def test_p8_a_place_survives_its_stream_and_the_user_is_notified_once() ->
     assert [one.request_id for one in world.engine.waiters] == ["old", "young"]
     await world.rest()
     assert isinstance(again.outcome, Finished)
+
+
+async def test_p8_a_place_is_kept_through_a_server_that_shuts_down_at_once() -> None:
+    world = used_up()
+    world.engine.hand_over()
+    await asyncio.sleep(1)
+    asked = replace(patient("old"), waiting_since_ms=T0 - 5_000)
+    await world.engine.turn(asked, Origin())
+    caller = world.start(asked)
+    await world.rest()
+    assert reason(caller) is ErrorReason.DRAINING
+    assert world.engine.desk.read(waits(caller)[-1].resume_token, patient("old")).since_ms == (
+        T0 - 5_000
+    )
+
+
+async def test_who_comes_back_goes_in_the_order_in_which_it_waited() -> None:
+    world = used_up()
+    back = [replace(patient(f"r{age}"), waiting_since_ms=T0 - age) for age in (1, 3, 2)]
+    went: list[str] = []
+
+    async def come(asked: Request) -> None:
+        await world.engine.turn(asked, Origin())
+        went.append(asked.id)
+
+    await asyncio.gather(*map(come, back))
+    assert went == ["r3", "r2", "r1"]
+    assert len(world.engine.room) == 0
+    before = now_ms()
+    await come(patient("new"))
+    assert now_ms() == before, "who never waited is not held up"
+
+
+async def test_who_comes_back_is_not_held_up_for_long() -> None:
+    world = used_up()
+    world.engine.room = WaitingRoom(LoopClock(), world.engine.entropy, later=never)
+    before = now_ms()
+    await world.engine.turn(replace(patient(), waiting_since_ms=T0 - 1), Origin())
+    assert now_ms() - before == BACK_S * 1_000
+    assert len(world.engine.room) == 0
 
 
 async def test_a_token_is_of_its_agent_id_and_content_alone() -> None:

@@ -102,6 +102,17 @@ async def test_what_was_told_is_not_told_again_after_a_restart(tmp_path: Path) -
         assert [notice.facts["day"] for notice in world.hook.notices] == ["2026-11-23"]
 
 
+async def test_one_cause_is_one_notice_over_many_restarts(tmp_path: Path) -> None:
+    news = EscalatedNews("a", "b", EscalationReason.OUTAGE, EscalationKind.FAILURE, "x")
+    for start in range(4):
+        async with desk(tmp_path / "s.db") as world:
+            world.feed.publish(news)
+            world.feed.publish(report(f"2026-11-0{start + 1}"))
+            await world.hook.until(1 if start else 2)
+            await world.store.entries(0, 0)  # what was told is written with it
+            assert world.hook.kinds() == (["report"] if start else ["escalated", "report"])
+
+
 async def test_what_was_on_its_way_is_sent_again_under_the_same_id(tmp_path: Path) -> None:
     async with desk(tmp_path / "s.db", answers=False) as world:
         world.feed.publish(report("2026-11-22"))

@@ -70,6 +70,24 @@ def test_what_comes_later_in_the_hour_is_told_once_at_its_end() -> None:
     assert fold.due_ms() is None
 
 
+def test_who_takes_over_tells_of_no_cause_again_and_counts_on() -> None:
+    fold = Fold("f")
+    hour_ms = NOW_MS + GATHER_MS + WINDOW_MS
+    for number, at_ms in enumerate((NOW_MS, NOW_MS + 1, NOW_MS + GATHER_MS, NOW_MS + 9_000), 1):
+        for entry in entries(escalated(), at_ms=at_ms, first=number):
+            fold.recall(entry)
+    for entry in entries(escalated(), escalated("premium"), at_ms=NOW_MS + 10_000, first=5):
+        fold.take(entry, NOW_MS + 10_000)
+    assert fold.unsent() == 6
+    assert [(one.id, one.count) for one in told(fold, NOW_MS + 20_000)] == [("f.6", 1)]
+    assert fold.unsent() is None
+    assert [(one.id, one.count) for one in told(fold, hour_ms)] == [("f.3", 3)]
+    for number, at_ms in ((7, hour_ms), (8, hour_ms + WINDOW_MS - 1)):
+        for entry in entries(escalated(), at_ms=at_ms, first=number):
+            fold.recall(entry)
+    assert told(fold, hour_ms + WINDOW_MS - 1) == []
+
+
 def test_causes_are_told_apart() -> None:
     fold = Fold("f")
     for entry in entries(escalated(), escalated("premium"), escalated()):

@@ -29,6 +29,8 @@ from escalade._proto import instant_of
 
 DOMAIN = "escalade.v1"
 DETAILS_KEY = "grpc-status-details-bin"
+BARE = ("", "CANCELLED")
+"""What a call that its own side cancels never says: a server that shuts down does (seen)."""
 
 
 def error_from_rpc(
@@ -99,6 +101,9 @@ def _transport_error(
     broken = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
     if code in broken and "RST_STREAM" in message:
         hint = f"cut after {elapsed_s:.1f} s: a proxy's route timeout? ({message})"
+        return StreamCut(hint, facts)
+    if code is grpc.StatusCode.CANCELLED and (message in BARE or "RST_STREAM" in message):
+        hint = f"cut after {elapsed_s:.1f} s from the other side: did it shut down? ({message})"
         return StreamCut(hint, facts)
     match code:
         case grpc.StatusCode.UNAVAILABLE:

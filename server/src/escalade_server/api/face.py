@@ -67,6 +67,10 @@ class Engine(Protocol):
         """Take up the place in the queue that a token keeps; raises ``ResumeTokenError``."""
         ...
 
+    async def turn(self, request: Request, origin: Origin) -> None:
+        """Let a task that was resumed take its turn among those who wait, before it starts."""
+        ...
+
     @property
     def waiters(self) -> Sequence[Waiter]:
         """Who waits for capacity, in the order in which they would go."""

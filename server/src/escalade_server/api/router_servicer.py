@@ -151,7 +151,7 @@ class RouterServicer:
         whole = asked.request.delivery is Delivery.WHOLE
         outbox = Outbox(loop, whole=whole, flush_s=asked.flush_ms / 1_000)
         call.outbox = outbox
-        asked_for, origin = self._origin(request, asked.request, context, call)
+        asked_for, origin = await self._origin(request, asked.request, context, call)
         outbox.on_wait = partial(self._calls.park, call)
         if asked_for.task.session_id:
             asked_for = await engine.recalled(asked_for)
@@ -167,7 +167,7 @@ class RouterServicer:
         if isinstance(outcome, facts.Failed):
             refuse(context, refusal_of(outcome, engine.clock.now_ms()))
 
-    def _origin(
+    async def _origin(
         self, wire: CompleteRequest | RouteRequest, request: Request, context: Context, call: Call
     ) -> tuple[Request, Origin]:
         """Say where a request comes from, and take up its place in the queue if it has one."""
@@ -175,7 +175,7 @@ class RouterServicer:
         if not wire.resume_token:
             return request, origin
         try:
-            return self._engine.resumed(request, origin, wire.resume_token)
+            request, origin = self._engine.resumed(request, origin, wire.resume_token)
         except ResumeTokenError as error:
             what = f"cannot be taken up: {error}"
             raise RefusedError(
@@ -185,6 +185,12 @@ class RouterServicer:
                     violations=(("resume_token", what),),
                 )
             ) from None
+        self._calls.park(call, waits=True)
+        try:
+            await self._engine.turn(request, origin)
+        finally:
+            self._calls.park(call, waits=False)
+        return request, origin
 
     async def _route(
         self, wire: RouteRequest, context: Context, caller: Identity, call: Call
@@ -206,7 +212,7 @@ class RouterServicer:
             plan = engine.plan(await engine.recalled(request))
             await context.write(plan_to_proto(plan, request, engine.clock.now_ms()))
             return
-        request, origin = self._origin(wire, request, context, call)
+        request, origin = await self._origin(wire, request, context, call)
         loop = asyncio.get_running_loop()
         call.outbox = outbox = RouteOutbox(loop)
         outbox.on_wait = partial(self._calls.park, call)

@@ -23,6 +23,9 @@ from escalade_server.core.walk import Pause, Walk, begin
 
 TELL_MS = 15_000
 """How often a task that waits is told that it does (quotas C11)."""
+HELD_MS = 250
+"""When a task that waits, and finds all room held by running calls, looks again at the latest."""
+_HELD = VerdictClass.HELD
 REOPENS = frozenset(
     {ErrorReason.RATE_LIMITED, ErrorReason.BUDGET_EXHAUSTED, ErrorReason.ALL_MODELS_FAILED}
 )
@@ -90,6 +93,9 @@ class Waits:
         A wait before a break of the stream, which the request remembers, is part of the budget.
         """
         request, first, earliest_ms = self.request, why.first, why.retry_at_ms
+        if earliest_ms is None and (self._why is not None or request.waiting_since_ms):
+            first = next((s for s in self.diary.skips.values() if s.verdict.cls is _HELD), None)
+            earliest_ms = now_ms + HELD_MS
         if first is None or earliest_ms is None or why.reason not in REOPENS:
             return False
         spent = len(self.diary.attempts) >= self.rules.attempts_max or walk.seen.rejected_layers
@@ -109,6 +115,7 @@ class Waits:
     def _waiting(self, first: Skip, earliest_ms: int, why: NoWay, now_ms: int) -> Waiting:
         cls, before = effective(first.verdict), self._fact
         known = before is not None and (before.reason, before.earliest_ms) == (cls, earliest_ms)
+        known = known or (before is not None and cls is _HELD)  # a moment is nothing to tell of
         if not known:
             self.tell_at_ms = now_ms + TELL_MS
         notify = self.rules.on_all_exhausted is OnAllExhausted.NOTIFY_AND_WAIT
@@ -132,7 +139,9 @@ class Waits:
         self.request = replace(request, deadline_ms=min(now_ms + self._work_ms, ends_ms))
         self.diary.skips.clear()
         seen.forget()
-        return self.request, begin(walk.catalog, self.request, self.diary.look, seen)
+        anew = begin(walk.catalog, self.request, self.diary.look, seen)
+        anew.hold_until_ms = now_ms  # as of one that comes back
+        return self.request, anew
 
     def look(self, now_ms: int, out: list[Command]) -> NoWay | None:
         """Tell of the wait again when it is time to; answer why it is given up."""

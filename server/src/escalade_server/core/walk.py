@@ -127,7 +127,10 @@ def begin(catalog: Catalog, request: Request, look: FirstLook, seen: Experience)
     may_downgrade = request.constraints.may_downgrade
     if may_downgrade is None:
         may_downgrade = catalog.rules.on_target_exhausted is _DOWNGRADE
-    return Walk(catalog, look.need, look.units, look.origin, look.base, may_downgrade, seen)
+    walk = Walk(catalog, look.need, look.units, look.origin, look.base, may_downgrade, seen)
+    if request.waiting_since_ms:
+        walk.hold_until_ms = 0  # its patience was the wait: beside the line is no place (R14)
+    return walk
 
 
 @dataclass(slots=True)

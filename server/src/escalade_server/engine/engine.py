@@ -17,6 +17,7 @@ from escalade_server.core.gating import may_check_schema, unusable_schema
 from escalade_server.core.plan import Plan, plan
 from escalade_server.core.standing import Standing
 from escalade_server.core.task import Request
+from escalade_server.engine import place
 from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.health import Health
 from escalade_server.engine.late import Booked, correct
@@ -108,6 +109,10 @@ class Engine:
         kept = self.desk.read(token, request)
         request = replace(request, waiting_since_ms=kept.since_ms)
         return request, replace(origin, told=kept.told)
+
+    async def turn(self, request: Request, origin: Origin) -> None:
+        """Before it starts, let a task that was resumed take its turn among those who wait."""
+        await place.turn(self, request, origin)
 
     async def recalled(self, request: Request) -> Request:
         """Answer a request with what is known of its session, if it names one (R29)."""

@@ -1,6 +1,8 @@
 """The place of one task in the waiting room, its turns, and what is told of it."""
 
+import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,6 +16,10 @@ from escalade_server.engine.waiting import RoomFullError, Waiter, WaitingRoom
 
 WAITER_BYTES = 8_192
 """What a waiter takes beside its request (R22)."""
+BACK_S = 1.0
+"""So long at most whoever comes back stands in line before it looks for capacity."""
+BACK_MS = 500
+"""So long at least: others are on their way back, too, and some of them waited longer."""
 CLOSED = TurnedAway(
     ErrorReason.DRAINING,
     "the server shuts down; come back with the resume token, the place is kept",
@@ -31,6 +37,28 @@ class Shell(Protocol):
     def standing(self) -> Standing:
         """Shared state at this instant."""
         ...
+
+
+async def turn(shell: Shell, request: Request, origin: Origin) -> None:
+    """Let those go first who waited longer than one that comes back, whatever has just reopened.
+
+    Its first look is a turn in the line, and counts for nobody: it takes its place with it. When
+    many come back at once, as after a restart, they go in the order in which they waited.
+    """
+    if not request.waiting_since_ms or shell.draining:
+        return
+    came, size = asyncio.Event(), origin.size_bytes + WAITER_BYTES
+    waiter = Waiter(
+        request.agent, request.id, request.waiting_since_ms, size, came.set,
+        shell.clock.now_ms() + BACK_MS, connection=origin.connection,
+    )  # fmt: skip
+    shell.room.enter(waiter, again=True)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BACK_S):
+                await came.wait()
+    finally:
+        shell.room.leave(waiter)
 
 
 class Place:
@@ -68,11 +96,14 @@ class Place:
 
     def _enter(self) -> Waiter:
         request, origin = self._request, self._origin
-        since_ms = request.waiting_since_ms or self._shell.clock.now_ms()
         size = origin.size_bytes + WAITER_BYTES
         return Waiter(
-            request.agent, request.id, since_ms, size, self._look, connection=origin.connection
-        )
+            request.agent, request.id, self._since_ms(), size, self._look,
+            connection=origin.connection,
+        )  # fmt: skip
+
+    def _since_ms(self) -> int:
+        return self._request.waiting_since_ms or self._shell.clock.now_ms()
 
     def _look(self) -> None:
         """Its turn: what it finds takes it out of the line, else it has been put off."""
@@ -87,7 +118,7 @@ class Place:
         notify = waiting.notify and cause not in self._told
         if waiting.notify:
             self._told.add(cause)
-        since_ms = shell.clock.now_ms() if waiter is None else waiter.since_ms
+        since_ms = self._since_ms() if waiter is None else waiter.since_ms
         return replace(
             waiting,
             position=0 if waiter is None else shell.room.position(waiter),

@@ -9,15 +9,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from escalade_server.core.rules import OnAllExhausted, OnBudgetAlert, Rules
-from escalade_server.engine.feed import CursorExpiredError, Feed, FeedClosedError
+from escalade_server.engine.feed import CursorExpiredError, Feed, FeedClosedError, Watcher
 from escalade_server.engine.news import Entry
 from escalade_server.engine.ports import Clock, FeedStore, Notice, Notifier
-from escalade_server.notify.fold import MONEY, WAITING, Fold
+from escalade_server.notify.fold import GATHER_MS, MONEY, WAITING, WINDOW_MS, Fold
 
 IDLE_S = 60.0
 """How often it looks at the clock and at who leads, though nothing comes."""
 LEAD_S = 1.0
 """How often it is asked whether it is this server that tells people."""
+RECALLED = 10_000
+"""Entries before those that are not told yet, in which causes of the last hour are looked for."""
+RECALLED_AT_ONCE = 500
 SPARE = 100
 """Entries of no interest to people that are read before the store is told so."""
 
@@ -59,8 +62,8 @@ class Desk:
         watcher = await self._feed.undelivered()
         self._read = self._told = watcher.last
         self._sending.clear()
-        fold = Fold(watcher.epoch)
         try:
+            fold = await self._recalled(watcher)
             while self._leads():
                 try:
                     entries = await watcher.take(self._wait_s(fold))
@@ -74,6 +77,20 @@ class Desk:
                     self._take(entries, fold)
         finally:
             self._feed.leave(watcher)
+
+    async def _recalled(self, watcher: Watcher) -> Fold:
+        """Begin with what people were told in the last hour: of one cause they are told once."""
+        fold, last = Fold(watcher.epoch), watcher.last
+        since_ms = self._clock.now_ms() - GATHER_MS - WINDOW_MS
+        after = max(last - RECALLED, 0)
+        while after < last:
+            page = await self._store.entries(after, min(RECALLED_AT_ONCE, last - after))
+            entries = [entry for entry in page.entries if entry.number <= last]
+            for entry in entries:
+                if entry.at_ms >= since_ms:
+                    fold.recall(entry)
+            after = entries[-1].number if entries else last
+        return fold
 
     def _wait_s(self, fold: Fold) -> float:
         due_ms = fold.due_ms()

@@ -128,13 +128,29 @@ class Fold:
             known.words, known.since_ms, known.number = words, entry.at_ms, entry.number
             known.count = 1
 
+    def recall(self, entry: Entry) -> None:
+        """Learn of an entry that a predecessor took: its cause was told, or is counted."""
+        words, at_ms = words_of(entry), entry.at_ms
+        if words is None:
+            return
+        known = self._causes.get(words.cause)
+        if known is None and len(self._causes) >= CAUSES_MAX:
+            return
+        if known is None or at_ms >= known.due_ms:
+            due_ms = at_ms + GATHER_MS + WINDOW_MS
+            told = _Cause(words, due_ms, at_ms, entry.number, 0, again=True)
+            self._causes[words.cause] = told
+        elif at_ms >= known.due_ms - WINDOW_MS:  # after the notice of the first
+            self.take(entry, at_ms)
+
     def due_ms(self) -> int | None:
         """Say when ``notices`` has something to do next; None: not by time alone."""
         return min((cause.due_ms for cause in self._causes.values()), default=None)
 
     def unsent(self) -> int | None:
-        """Answer the first entry that no notice has told yet; None: all are told."""
-        return min((c.number for c in self._causes.values() if c.count), default=None)
+        """Answer the first entry whose cause no notice has told yet; None: all are told."""
+        causes = self._causes.values()
+        return min((c.number for c in causes if c.count and not c.again), default=None)
 
     def notices(self, now_ms: int) -> Iterator[tuple[int, Notice]]:
         """Give what is due, each with the number of its first entry."""

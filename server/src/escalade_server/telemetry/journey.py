@@ -55,9 +55,10 @@ def was_eventful(outcome: Outcome, slow_ms: int) -> bool:
     report = outcome.report
     if outcome.replayed:
         return False
-    if report.ended_ms - report.started_ms >= slow_ms or len(report.attempts) > 1:
+    attempts = report.attempts
+    if report.ended_ms - report.started_ms >= slow_ms or len(attempts) > 1:
         return True
-    return any(each.status is AttemptStatus.REJECTED for each in report.attempts)
+    return len(attempts) == 1 and attempts[0].status is AttemptStatus.REJECTED
 
 
 class Reader(Protocol):
