@@ -14,6 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--waiters", type=int, default=500)
     parser.add_argument("--restarts", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=10, help="so many of them by SIGKILL")
     parser.add_argument("--cut-s", type=float, default=15.0, help="a stream lives so long")
     parser.add_argument("--rate", type=int, default=1, help="calls a second in each of 3 layers")
     plan = Plan(**vars(parser.parse_args()))

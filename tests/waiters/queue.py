@@ -2,7 +2,7 @@
 
 Three agents, one process of theirs. Each provider refuses its first call and names an instant that
 lies ahead; from then on their layers admit a few tasks a second. All the while the road cuts every
-stream, and the server is stopped and killed by turns. What the providers counted is the truth.
+stream, and the server is stopped or killed. What the providers counted is the truth.
 """
 
 import asyncio
@@ -63,6 +63,8 @@ class Plan:
 
     waiters: int
     restarts: int
+    kills: int
+    """So many of the restarts are by SIGKILL, at most every second one; the others are drained."""
     cut_s: float
     """A stream lives so long."""
     rate: int
@@ -214,7 +216,8 @@ async def _waited(
     await until(lambda: all(task.since or task.end for task in seen.tasks))
     for number in range(seen.plan.restarts):
         await asyncio.sleep(seen.plan.gap_s)
-        how = (signal.SIGTERM, signal.SIGKILL)[number % 2]
+        is_killed = number % 2 and number // 2 < seen.plan.kills
+        how = signal.SIGKILL if is_killed else signal.SIGTERM
         seen.restarts[how.name] += any(not work.done() for work in works)
         made.ask(how)
         if how is signal.SIGKILL:
