@@ -26,12 +26,12 @@ def main(stages: list[str]) -> int:
         code = subprocess.run(make, cwd=ROOT, check=False, stdin=subprocess.DEVNULL).returncode
         word = "FAILED" if code else "ok"
         rows.append(
-            f"{stage:<12}{word:<8}{time.monotonic() - wall:7.1f} s{cpu_s() - cpu:8.1f} CPU-s"
+            f"{stage:<16}{word:<8}{time.monotonic() - wall:7.1f} s{cpu_s() - cpu:8.1f} CPU-s"
         )
         if code:
             break
     skipped = stages[len(rows) :]
-    print("--- ci: summary", *rows, *(f"{stage:<12}not run" for stage in skipped), sep="\n")
+    print("--- ci: summary", *rows, *(f"{stage:<16}not run" for stage in skipped), sep="\n")
     if code:
         print(f"ci: FAILED in stage {stage}; alone: make {stage}")
     else:
