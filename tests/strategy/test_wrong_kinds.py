@@ -45,3 +45,14 @@ def test_a_list_for_the_name_of_a_layer_is_told() -> None:
     with pytest.raises(StrategyErrors) as refused:
         loads(text.encode(), environ=ENVIRONMENT)
     assert any("layers[0].name" in str(error) for error in refused.value)
+
+
+@pytest.mark.parametrize("key", ["sk-never-to-be-shown", "sk-" + "0123456789" * 16])
+def test_an_error_names_a_placeholder_and_shows_nothing_of_its_value(key: str) -> None:
+    text = (
+        "fallback_strategy:\n  layers:\n    - name: a\n      models:\n        - provider: ${KEY}\n"
+    )
+    with pytest.raises(StrategyErrors) as refused:
+        loads(text, environ={"KEY": key})
+    assert "${KEY}" in str(refused.value)
+    assert key[:12] not in str(refused.value)

@@ -30,6 +30,7 @@ from escalade_server.strategy.notifications import Sinks, sink_notices, sinks
 from escalade_server.strategy.quality import PatternError, no_pattern, refused_patterns
 from escalade_server.strategy.resolve import Resolver, Surroundings, ordered, vendor_of
 from escalade_server.strategy.shared_quota import shared_quotas
+from escalade_server.strategy.unshown import unshown
 from escalade_server.strategy.validate import TOP, raw_providers, validate
 from escalade_server.strategy.vendors import VENDORS
 from escalade_server.strategy.yaml_nodes import SIZE_BYTES_MAX, Document, parse
@@ -132,40 +133,42 @@ def loads(
 
     ``placeholders`` are the variables that ``${NAME}`` may name; default is all of ``environ``.
     """
-    document = parse(text, file, environ if placeholders is None else placeholders)
-    strategy = config.merged(validate(document))
-    credentials = resolve_credentials(strategy, environ, File(file).parent)
-    day = today or datetime.now(UTC).date()
-    around = Surroundings(credentials, built_dialects, assume_keys, day)
-    resolver = Resolver(document, strategy, around)
-    catalog = resolver.catalog()
-    errors = [*resolver.errors, *refused_patterns(document, strategy, pattern_error)]
-    if errors:
-        raise StrategyErrors(errors)
-    refuse_unmet_needs(document, catalog)
-    told = sinks(strategy, environ, File(file).parent)
-    return Loaded(
-        file=file,
-        catalog=catalog,
-        endpoints=endpoints(strategy, catalog, credentials),
-        notices=tuple(
-            dict.fromkeys(  # what holds on every account is said once
-                (
-                    *resolver.notices,
-                    *provider_notices(document, strategy, credentials),
-                    *sink_notices(document, told),
-                    *advise(catalog, lines_of(document, strategy, catalog)),
+    known = environ if placeholders is None else placeholders
+    with unshown(text, known):
+        document = parse(text, file, known)
+        strategy = config.merged(validate(document))
+        credentials = resolve_credentials(strategy, environ, File(file).parent)
+        day = today or datetime.now(UTC).date()
+        around = Surroundings(credentials, built_dialects, assume_keys, day)
+        resolver = Resolver(document, strategy, around)
+        catalog = resolver.catalog()
+        errors = [*resolver.errors, *refused_patterns(document, strategy, pattern_error)]
+        if errors:
+            raise StrategyErrors(errors)
+        refuse_unmet_needs(document, catalog)
+        told = sinks(strategy, environ, File(file).parent)
+        return Loaded(
+            file=file,
+            catalog=catalog,
+            endpoints=endpoints(strategy, catalog, credentials),
+            notices=tuple(
+                dict.fromkeys(  # what holds on every account is said once
+                    (
+                        *resolver.notices,
+                        *provider_notices(document, strategy, credentials),
+                        *sink_notices(document, told),
+                        *advise(catalog, lines_of(document, strategy, catalog)),
+                    )
                 )
-            )
-        ),
-        not_yet_in_effect=tuple(not_yet_in_effect(document)),
-        state_url=strategy.state.url if strategy.state else None,
-        version=strategy.version or "",
-        sha256=hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest(),
-        key_files=key_files(strategy, credentials, File(file).parent),
-        sinks=told,
-        text=text if isinstance(text, bytes) else text.encode(),
-    )
+            ),
+            not_yet_in_effect=tuple(not_yet_in_effect(document)),
+            state_url=strategy.state.url if strategy.state else None,
+            version=strategy.version or "",
+            sha256=hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest(),
+            key_files=key_files(strategy, credentials, File(file).parent),
+            sinks=told,
+            text=text if isinstance(text, bytes) else text.encode(),
+        )
 
 
 Credentials = Mapping[tuple[str, str], Credential]
