@@ -72,7 +72,7 @@ crowd: setup  ## 8 processes, 200 callers each on $1, half leaving, on SQLite an
 	@$(BIN)/python tools/programs.py redis-server
 	@$(BIN)/python -m tests.crowd
 
-fuzz: setup  ## fuzz every target, alike each time, or at random for SECONDS; KEEP=1 keeps finds
+fuzz: setup  ## fuzz every target by seeded draws, or at random for SECONDS; KEEP=1 keeps finds
 	@$(BIN)/python -m tests.fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(KEEP),--keep)
 
 mutants: setup  ## plant ten bugs in a copy of the tree; the tests must catch each

@@ -1,8 +1,9 @@
 """Fuzz every target, or those named: two at a time, niced, each in a process of its own.
 
-`python -m tests.fuzz [TARGET ...]` (`make fuzz`) does the same runs each time, on any machine: its
-draws are seeded and counted, so that it judges a change. `--seconds 300` (`make fuzz SECONDS=300`)
-draws anew for so long. With `--keep` what reached new code joins the committed corpus.
+`python -m tests.fuzz [TARGET ...]` (`make fuzz`) does so many runs of seeded draws, so that it
+judges a change; where addresses cannot be fixed (`setarch -R` refused) the draws differ a little.
+`--seconds 300` (`make fuzz SECONDS=300`) draws anew for so long. With `--keep` what
+reached new code joins the committed corpus.
 A finding stands in tests/fuzz/crashes; the command that replays it is printed.
 """
 

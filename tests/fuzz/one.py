@@ -1,6 +1,6 @@
 """One target: fuzzed (`TARGET --work FOLDER`), or run on given inputs (`TARGET FILE...`).
 
-Fuzzed with a seed it does a fixed number of runs, alike on every machine; without one it draws
+Fuzzed with a seed it does a fixed number of runs, nearly alike everywhere; without one it draws
 anew until its seconds are over. Running it on inputs needs no fuzzer, so that a finding can be
 looked at with a debugger.
 """

@@ -7,7 +7,7 @@ from dataclasses import replace
 from escalade_server.strategy.errors import StrategyError, StrategyErrors
 from escalade_server.strategy.yaml_nodes import PLACEHOLDER
 
-SHOWN_MAX = 8
+SECRET_CHARACTERS_MIN = 8
 """A value, or a beginning of one, that is shorter is no secret: ``${ZONE}``, ``${PORT}``."""
 
 
@@ -36,7 +36,7 @@ def _without(error: StrategyError, values: Mapping[str, str]) -> StrategyError:
 
 
 def _masked(text: str, name: str, value: str) -> str:
-    for length in range(min(len(value), len(text)), SHOWN_MAX - 1, -1):
+    for length in range(min(len(value), len(text)), SECRET_CHARACTERS_MIN - 1, -1):
         if value[:length] in text:
             return text.replace(value[:length], "${" + name + "}")
     return text
