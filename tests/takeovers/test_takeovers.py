@@ -63,6 +63,10 @@ class Pair:
             await asyncio.sleep(0.02)
             told = await asyncio.to_thread(self.replica.say, *words)
 
+    async def hears(self, key: str) -> None:
+        """Wait for a key on the replica: its link is up before the primary streams to it."""
+        await self._until(b":1", "EXISTS", key)
+
     async def take_over(self, gap_s: float) -> None:
         """Let the replica hear nothing for a while, then kill the primary."""
         self.between.hold()
@@ -172,6 +176,7 @@ async def test_no_takeover_loses_a_settlement(kind: str, tmp_path: Path) -> None
     try:
         await pair.start()
         await fleet.open()
+        await pair.hears("{takeovers}:meta")
         for turn in range(TIMES):
             fleet.working, fleet.cap, fleet.granted = True, None, 0
             works = [asyncio.ensure_future(fleet.work(s)) for s in fleet.stores * WORKERS]

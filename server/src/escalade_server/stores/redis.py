@@ -129,11 +129,10 @@ class RedisStore(Beside):
             self._news.adopt(self._counters)
             await self._link.connect()
             await self._begin()
-        except (Unreachable, OSError) as error:
+        except BaseException as error:
             await self._let_go()
-            raise StoreError(f"{error}") from error
-        except BaseException:
-            await self._let_go()
+            if isinstance(error, Unreachable | OSError):
+                raise StoreError(f"{error}") from error
             raise
         self._closed = None
         self._watch = asyncio.ensure_future(self._watching())
@@ -351,7 +350,7 @@ class RedisStore(Beside):
         """Close the store to what comes; what waits is told now."""
         self._down = detail
         await self._link.close()
-        self._say(f"{detail}; nothing is admitted but free models, for their share")
+        self._say(detail)
         waiting, self._queue = self._queue, []
         await self._refuse(batch + waiting, detail)
 
@@ -386,10 +385,10 @@ class RedisStore(Beside):
         return granted
 
     def _say(self, detail: str) -> None:
-        """Tell a change for the worse or the better, once."""
-        if bool(detail) != bool(self._told):
-            self._tell(detail)
-        self._told = detail
+        """Tell why nothing is admitted, or nothing: that it is mended; each once."""
+        if detail != self._told:
+            self._told = detail
+            self._tell(f"{detail}; nothing is admitted but free models" if detail else "")
 
     async def _watching(self) -> None:
         """Look, again and again; come back when Redis does, without a restart (S8)."""
@@ -407,6 +406,8 @@ class RedisStore(Beside):
                     await self._come_back()
             except Exception as error:  # noqa: BLE001  # it must never cease to look
                 self._down = f"{error}" or type(error).__name__
+                if not isinstance(error, Unreachable):  # it is there, and will not do
+                    self._say(self._down)
 
     async def _come_back(self) -> None:
         """Connect again, book what is owed, look at what others did, and only then admit."""
