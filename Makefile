@@ -64,7 +64,7 @@ takeovers: setup  ## kill a Redis and a Valkey with unreplicated writes TAKEOVER
 	@TAKEOVERS=$(or $(TAKEOVERS),100) $(BIN)/pytest -s -o faulthandler_timeout=0 tests/takeovers
 
 waiters: setup  ## WAITERS=500 of three agents, all layers shut, RESTARTS=20 (RESTART_KILLS=10), streams cut after CUT_S=15
-	@nice -n 5 $(BIN)/python -m tests.waiters --waiters $(or $(WAITERS),500) \
+	@$(BIN)/python -m tests.waiters --waiters $(or $(WAITERS),500) \
 		--restarts $(or $(RESTARTS),20) --kills $(or $(RESTART_KILLS),10) \
 		--cut-s $(or $(CUT_S),15) --rate $(or $(RATE),1)
 

@@ -9,6 +9,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "grafana"
 PLACE = FOLDER / "dashboard.json"
 ACROSS, WIDTH, HEIGHT = 3, 8, 7
 SOURCE = {"type": "prometheus", "uid": "${source}"}
+COLOURED = ("stat", "bargauge")
 Panel = dict[str, object]
 
 
@@ -62,12 +63,29 @@ def _panel(number: int, panel: Panel, at: dict[str, int]) -> Panel:
         }
         for place, (expression, legend) in enumerate(queries(panel))
     ]  # fmt: skip
+    defaults: dict[str, object] = {"unit": panel["unit"], "min": 0}
+    if "most" in panel:
+        defaults["max"] = panel["most"]
+    if kind in COLOURED:
+        defaults["color"] = {"mode": "thresholds"}
+        defaults["thresholds"] = {"mode": "absolute", "steps": _steps(panel)}
     return {
         "id": number, "type": kind, "title": panel["title"],
         "description": panel.get("means", ""), "datasource": SOURCE, "gridPos": at,
-        "fieldConfig": {"defaults": {"unit": panel["unit"], "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": defaults, "overrides": []},
         "targets": targets,
     }  # fmt: skip
+
+
+def _steps(panel: Panel) -> list[dict[str, object]]:
+    """Say from which value on it has which colour; Grafana's own default is red from 80 on."""
+    colours = panel.get("colours", {0: "green"})
+    assert isinstance(colours, dict), panel
+    values = [None, *list(colours)[1:]]
+    return [
+        {"color": colour, "value": value}
+        for colour, value in zip(colours.values(), values, strict=True)
+    ]
 
 
 if __name__ == "__main__":

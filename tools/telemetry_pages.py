@@ -20,6 +20,8 @@ def events() -> str:
         "Every line has `time`, `level` and `event`; lines of a task also `request_id`, `agent`,"
         " `task_id` and `trace_id`. Names are stable. No line holds a prompt, an answer or a key."
         " A task that went straight to its answer is told at level debug only, but on a terminal."
+        " A terminal is shown the same for people: money and instants are written out, and what is"
+        " empty, `task_id` and `trace_id` are left out; `--log json` has them there too."
     )
     head = ["| event | level | means | to do |", "|---|---|---|---|"]
     made = MADE.format("names.py")

@@ -14,6 +14,7 @@ from grpc import aio
 
 from escalade.v1 import error_pb2
 from escalade.v1.completion_pb2 import DELIVERY_WHOLE
+from escalade.v1.router_service_pb2 import CompleteResponse
 from escalade_server.api.router_servicer import REQUEST_ID_KEY, left_ms
 from escalade_server.api.server import ServerOptions
 from escalade_server.core.events import TextDelta
@@ -63,19 +64,27 @@ async def test_whole_delivery_costs_one_message_and_carries_the_answer() -> None
 
 
 async def test_whole_delivery_announces_live_and_needs_two_messages_when_slow() -> None:
+    go_on = asyncio.Event()
+
     async def slow(run: FakeRun) -> None:
         run.caller.announce(ASSESSED)
         run.caller.announce(selected())
-        await asyncio.sleep(0.1)
+        await go_on.wait()
         run.caller.deliver(1, (TextDelta("x"),))
         run.caller.announce(Retracted(1, FailureClass.OUTAGE, "cut"))
         run.caller.end(finished("y"))
 
     async with world(slow) as w:
-        told = await listen(w.router.Complete(ask(delivery=DELIVERY_WHOLE)))
+        call = w.router.Complete(ask(delivery=DELIVERY_WHOLE))
+        responses: list[CompleteResponse] = []
+        while isinstance(response := await call.read(), CompleteResponse):
+            responses.append(response)
+            go_on.set()
+        ended = await told(call, responses)
 
-    assert len(told.responses) == 2
-    assert told.kinds == ["assessed", "selected", "finished"]
+    assert [len(response.events) for response in responses] == [2, 1]
+    assert ended.code is grpc.StatusCode.OK
+    assert ended.kinds == ["assessed", "selected", "finished"]
 
 
 async def test_a_restart_tells_retracted_then_escalated_then_the_new_text() -> None:
@@ -232,6 +241,15 @@ async def test_a_deadline_without_time_to_work_starts_nothing() -> None:
 
     assert told.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert w.engine.runs == []
+
+
+async def test_a_refusal_says_the_same_on_the_stream_and_in_its_status_with_the_mend() -> None:
+    async with world() as w:
+        told = await listen(w.router.Complete(ask(text="")))
+
+    assert told.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert told.events[-1].failed.message == told.message
+    assert told.message.endswith("; mend the field and call again")
 
 
 async def test_a_reader_that_leaves_in_mid_stream_is_noticed_in_write() -> None:

@@ -90,6 +90,21 @@ async def test_an_exhausted_layer_says_why_and_until_when() -> None:
     assert not shown.layers[1].exhausted
 
 
+async def test_models_whose_calls_cannot_be_booked_are_not_shown_as_ready() -> None:
+    async with world() as w:
+        w.engine.ledger_wrong = "no answer in time"
+        closed = await status(w)
+        w.engine.free_goes_on = True
+        shown = await status(w)
+    found = [model for layer in closed.layers for model in layer.models]
+    assert {model.verdict for model in found} == {e.VERDICT_CLASS_DOWN}
+    assert {model.reason for model in found} == {"ledger_unavailable"}
+    assert {model.detail for model in found} == {"the ledger takes no entry: no answer in time"}
+    assert [layer.exhausted for layer in closed.layers] == [True, True]
+    assert [layer.exhausted for layer in shown.layers] == [False, True]
+    assert {model.reason for model in shown.layers[0].models} == {""}
+
+
 async def test_an_open_circuit_and_a_bench_for_good_are_shown() -> None:
     async with world() as w:
         w.engine.standing_now = Standing(

@@ -237,8 +237,10 @@ async def test_draining_refuses_new_calls_and_lets_running_ones_end() -> None:
 
 
 async def test_stop_waits_for_running_calls_and_not_for_health_watchers() -> None:
+    go = asyncio.Event()
+
     async def short(run: FakeRun) -> None:
-        await asyncio.sleep(0.2)
+        await go.wait()
         run.caller.end(finished())
 
     async with world(short) as w:
@@ -246,15 +248,15 @@ async def test_stop_waits_for_running_calls_and_not_for_health_watchers() -> Non
         first = await watch.read()
         running = asyncio.ensure_future(listen(w.router.Complete(ask())))
         await w.engine.started.wait()
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        await w.api.stop(30)
-        took = loop.time() - begun
+        stopping = asyncio.ensure_future(w.api.stop(60))
+        done, _ = await asyncio.wait({stopping}, timeout=0.3)
+        go.set()
+        await asyncio.wait_for(stopping, 30)
         ended = await running
 
     assert first.status == KINDS.SERVING
+    assert not done, "it waits for the call"
     assert ended.code is grpc.StatusCode.OK
-    assert 0.15 < took < 20
 
 
 async def test_a_health_watcher_is_told_before_it_is_let_go() -> None:

@@ -244,6 +244,7 @@ class FakeEngine:
         return sum(not run.left.is_set() for run in self.runs)
 
     waiters: tuple[Waiter, ...] = ()
+    ledger_wrong, free_goes_on = "", False
 
     def resumed(self, request: Request, origin: Origin, token: str) -> tuple[Request, Origin]:
         raise ResumeTokenError(f"{token} was given for another request")

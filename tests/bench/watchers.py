@@ -34,7 +34,7 @@ class Nowhere:
 def watched(by: Observer, *, eventful: bool) -> Callable[[], object]:
     """Tell one task to an observer, from its first fact to its ending."""
     of = journey(eventful=eventful)
-    facts, ending = [(told.fact, told.at_ms) for told in of.told], of.outcome
+    facts, ending = of.told, of.outcome
     assert ending is not None, "it has ended"
     task_id, request = of.task_id, of.request
 

@@ -14,6 +14,7 @@ from escalade_server.bootstrap import StartError
 from escalade_server.bootstrap.leasing import journals_of, leased
 from escalade_server.stores.leased import LeasedStore
 from tests.bootstrap.test_bootstrap import options, serving, simulated
+from tests.stores.servers import serving as redis_serving
 
 CALLS = 49
 
@@ -75,3 +76,23 @@ async def test_a_leased_quota_is_kept_to_the_call_over_a_restart(tmp_path: Path)
             spends = running.engine.spends()
             assert [(each.spent, each.held) for each in spends] == [(50, 0)]
     assert (tmp_path / "state.db.leases-1").exists()
+
+
+async def test_without_its_redis_a_leasing_server_goes_on_with_free_models(tmp_path: Path) -> None:
+    log = io.StringIO()
+    with redis_serving("valkey", tmp_path) as redis:
+        state = f"{redis.url}?deadline_ms=20000&leases=on&journal={tmp_path / 'journal'}"
+        async with simulated() as simulator:
+            told = options(tmp_path, simulator.provider_url("openai"), state=state)
+            async with (
+                serving(told, log) as running,
+                escalade.AsyncClient(running.target) as client,
+            ):
+                await client.complete("One.")
+                redis.stop()
+                assert (await client.complete("Two.", timeout=60)).text
+                [layer] = (await client.status()).layers
+                assert not layer.exhausted
+                redis.start()
+    assert "ledger.failing" in log.getvalue()
+    assert "server.not_ready" not in log.getvalue(), "it serves"

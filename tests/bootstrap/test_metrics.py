@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import escalade
 from escalade_server.bootstrap import Options, StartError
+from escalade_server.provider_simulator import Fault, FaultKind, ModelScript
 from escalade_server.telemetry import catalogue, endpoint
 from tests.bootstrap.test_bootstrap import events, options, serving, simulated
 from tests.stores.faulty_disk import FULL, FaultyDisk
@@ -112,6 +113,11 @@ async def test_an_address_that_cannot_be_had_is_said_at_the_start(tmp_path: Path
                 pass
 
 
+async def reasons(client: escalade.AsyncClient) -> set[str]:
+    """Why models take no task, as the status has it; empty for those that do."""
+    return {model.reason for layer in (await client.status()).layers for model in layer.models}
+
+
 @pytest.mark.fault("K5")
 async def test_k5_a_ledger_that_cannot_be_written_takes_readiness_until_it_can(
     tmp_path: Path, disk: FaultyDisk
@@ -131,10 +137,12 @@ async def test_k5_a_ledger_that_cannot_be_written_takes_readiness_until_it_can(
             assert await value(where, "escalade_ledger_failing") == 1
             assert await value(where, "escalade_ledger_errors_total") == 1
             assert await value(where, "escalade_ready") == 0
+            assert await reasons(client) == {"ledger_unavailable"}
             disk.mend()  # nobody calls a server that is not ready: it finds out by itself
             await until(lambda: page(where, "/readyz") == (200, "ok\n"))
             assert await is_serving(running.target)
             assert await value(where, "escalade_ledger_failing") == 0
+            assert await reasons(client) == {""}
             assert (await client.complete("Say something.")).text
     said = [event for event in events(log) if event.startswith(("ledger.", "server.", "metrics."))]
     assert said[-6:] == [
@@ -167,6 +175,25 @@ async def test_a_server_that_shuts_down_is_not_ready_while_calls_end(tmp_path: P
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert await watch.code() is grpc.StatusCode.UNAVAILABLE
         await channel.close()
+
+
+async def test_while_calls_end_its_metrics_are_there_and_it_is_not_ready(tmp_path: Path) -> None:
+    """What is done after SIGTERM is scraped too, and no probe takes the drain for a death."""
+    stalls = ModelScript(faults=(Fault(kind=FaultKind.STALL, after_chunks=1),))
+    async with simulated() as simulator:
+        simulator.script("openai", "gpt-4o-mini", stalls)
+        told = replace(measured(tmp_path, simulator.provider_url("openai")), grace_s=60.0)
+        async with serving(told) as running, escalade.AsyncClient(running.target) as client:
+            async with client.stream("Say something.", task="parse") as stream:
+                await anext(aiter(stream.text))
+                stopping = asyncio.ensure_future(running.stop())
+                await until(lambda: page(running.metrics, "/readyz") == (503, "draining\n"))
+                assert await get(running.metrics, "/livez") == (200, "ok\n")
+                assert await value(running.metrics, "escalade_ready") == 0
+                assert await value(running.metrics, "escalade_calls_in_flight") == 1
+            await stopping  # the caller has left
+    with pytest.raises(urllib.error.URLError):
+        page(running.metrics)
 
 
 async def test_slow_readers_block_nobody_for_long(

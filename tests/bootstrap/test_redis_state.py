@@ -58,6 +58,8 @@ async def test_two_servers_share_one_quota(kind: str, tmp_path: Path) -> None:
                     with pytest.raises(escalade.StatusError) as gone:
                         await client.complete("Six.", timeout=60)
                     assert gone.value.reason == "LEDGER_UNAVAILABLE"
+                    [layer] = (await client.status()).layers
+                    assert not layer.exhausted, "free models go on"
                 redis.start()
                 async with asyncio.timeout(30):
                     while log.getvalue().count("ledger.mended") < 2:  # noqa: ASYNC110

@@ -126,7 +126,7 @@ async def test_a_callers_trace_goes_on_everywhere(tmp_path: Path) -> None:
     async with collecting() as (collector, url):
         environ = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": url,
-            "OTEL_EXPORTER_OTLP_HEADERS": "api-key=abc",
+            "OTEL_EXPORTER_OTLP_HEADERS": "api-key=collector-key",
             "OTEL_TRACES_SAMPLER": "parentbased_always_off",
             "OTEL_BSP_SCHEDULE_DELAY": "10",
         }
@@ -150,8 +150,8 @@ async def test_a_callers_trace_goes_on_everywhere(tmp_path: Path) -> None:
     [finished] = lines(log, "task.finished")
     assert finished["trace_id"] == TRACE
     assert finished["task_id"] != TRACE, "two tasks of one trace are two"
-    assert collector.headers[0]["api-key"] == "abc"
-    assert "abc" not in log.getvalue()
+    assert collector.headers[0]["api-key"] == "collector-key"
+    assert "collector-key" not in log.getvalue()
     named = {
         kv.key: kv.value.string_value
         for kv in collector.exports[0].resource_spans[0].resource.attributes

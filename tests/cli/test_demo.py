@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from escalade_server.provider_simulator import Ledger
 from escalade_server.strategy.load import loads
 
 COMMAND = Path(sys.executable).with_name("escalade")
+README = Path(__file__).resolve().parents[2] / "README.md"
 REFERENCE = Path(__file__).resolve().parents[1] / "strategies" / "fallback-v2.yaml"
 TIMEOUT_S = 100.0
 ESCAPE = b"\x1b"
@@ -108,6 +110,24 @@ def test_without_any_provider_it_says_what_is_lost_and_fails(tmp_path: Path) -> 
     (kept,) = tmp_path.iterdir()
     assert str(kept).encode() in ran.stderr
     assert (kept / "server.log").stat().st_size > 0
+
+
+def shape(line: str) -> str:
+    """A line without its figures, which are those of one run."""
+    return re.sub(r"[\d.,]+", "#", " ".join(line.split()))
+
+
+def test_it_shows_what_the_readme_says(tmp_path: Path) -> None:
+    ran = demo(tmp_path)
+    assert ran.returncode == 0, ran.stderr.decode()
+    shown = [shape(line) for line in ran.stdout.decode().splitlines()]
+    (promised,) = re.findall(
+        r"From its output:\n\n```text\n(.*?)```", README.read_text(), re.DOTALL
+    )
+    lines = [shape(line) for line in promised.splitlines()]
+    assert len(lines) > 10
+    for line in lines:
+        assert any(told.startswith(line) for told in shown), line
 
 
 def test_without_a_terminal_it_prints_plain_lines_in_any_encoding(tmp_path: Path) -> None:

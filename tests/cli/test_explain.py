@@ -127,9 +127,10 @@ def test_people_get_a_table_and_a_sentence() -> None:
     result = run("explain", "--strategy", strategy(2), "--task-type", "debug")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["layer", "model", "verdict", "why", "at", "most", "key"]
+    assert lines[0].split() == ["layer", "model", "verdict", "at", "most", "key", "why"]
     assert "deepseek/deepseek-chat" in lines[1]
     assert "→ selected" in lines[1]
+    assert "No key for deepseek: set DEEPSEEK_API_KEY." in lines
     assert lines[-1] == (
         "Score 4.9 (files 0 + depth 4.9 + context 0) is not above 8: a task of type debug starts"
         " in free_primary, and deepseek/deepseek-chat is asked first (free)."

@@ -93,3 +93,10 @@ def test_without_a_ledger_there_is_nothing_to_show(file: Path) -> None:
     told = ledger(file, "show")
     assert told.exit_code == 1
     assert "is not there" in told.output
+
+
+def test_a_name_that_no_counter_has_is_told_with_those_there_are(made: Path) -> None:
+    result = ledger(made, "adjust", "premium monthly cap", "+1.50", "--reason", "by hand")
+    assert result.exit_code == 1
+    assert "no counter is named 'premium monthly cap'" in result.stderr
+    assert '"paid monthly cap"' in result.stderr

@@ -103,6 +103,7 @@ def test_the_axis_is_linear_but_for_long_waits() -> None:
     assert bent.at(T0 + 9_500) - bent.at(T0 + 500) == pytest.approx(0.3)
     assert bent.at(T0 + 500) == pytest.approx(0.35)
     assert [word for _, word in bent.ticks()] == ["0 ms", "10.0 s"]
+    assert not Axis(rows((50, 10_000))).is_bent, "there is nothing to see beside the wait"
     empty = Axis(())
     assert empty.at(5) == 0.0 or empty.at(5) == 1.0
 
@@ -174,7 +175,8 @@ async def test_the_command_prints_writes_and_tells_programs(tmp_path: Path) -> N
 async def test_an_agent_sees_its_own_and_of_others_not_even_that_they_are(tmp_path: Path) -> None:
     async with eventful(tmp_path) as (world, _):
         watchers: Any = world.running.engine.observer
-        [journeys] = [each for each in watchers._observers if isinstance(each, Journeys)]
+        told = [each.__self__ for each in watchers._facts]
+        [journeys] = [each for each in told if isinstance(each, Journeys)]
         [traces] = [each for each in journeys._readers if isinstance(each, TraceKeeper)]
         request = wire.GetTraceRequest(request_id=REQUEST_ID)
         operator = Identity("ops", Rank.OPERATOR, Agent("ops"))

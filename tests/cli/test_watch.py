@@ -5,6 +5,7 @@ import pytest
 from escalade.v1 import escalation_pb2 as e
 from escalade.v1.operations_service_pb2 import FeedEntry
 from escalade_server.cli.feed import line as _line
+from escalade_server.cli.feed import short
 from escalade_server.cli.watch import KINDS
 
 MINI = e.ModelRef(layer="free", provider="openai", account="a", model="mini")
@@ -50,8 +51,9 @@ def test_a_line_says_what_when_whose_and_where_to_go_on(
 def test_every_kind_has_words(kind: str) -> None:
     entry = FeedEntry()
     getattr(entry, kind).SetInParent()
-    assert "newer server" not in _line(entry).plain
-    assert "newer server" in _line(FeedEntry()).plain
+    for write in (_line, short):
+        assert "newer server" not in write(entry).plain
+        assert "newer server" in write(FeedEntry()).plain
 
 
 def test_kinds_are_typed_as_words() -> None:

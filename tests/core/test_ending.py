@@ -236,6 +236,34 @@ def test_story_of_an_escalation_after_a_failure() -> None:
     )
 
 
+def test_story_is_told_in_its_order() -> None:
+    found = pages(failed=FailureClass.OUTAGE)
+    escalated(found, "budget", EscalationReason.RATE_LIMIT, "flash: had 9 of 9 requests today")
+    broken = replace(live(GLM, found.look.need), number=2)
+    failure = Failure(FailureClass.AUTH, "no such key")
+    found.book(broken, settlement.NOT_SENT, AttemptStatus.FAILED, T0, failure)
+
+    assert answer(found, each=2).report.story == (
+        "Score 0.7 → free; mini failed (broke); flash: had 9 of 9 requests today, so escalated to "
+        f"budget; glm failed (no such key); answered by glm: 1.2 s, $0.0000210; {WOULD}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (AttemptStatus.CANCELLED, "mini was cancelled"),
+        (AttemptStatus.NOT_SENT, "mini was not called"),
+        (AttemptStatus.UNREPORTED, "mini was not reported"),
+    ],
+)
+def test_story_calls_no_failure_what_is_none(status: AttemptStatus, words: str) -> None:
+    found = diary(STRATEGY)
+    found.book(live(MINI, found.look.need), settlement.NOT_SENT, status, T0)
+
+    assert ending.report(found, T0).story == f"Score 0.7 → free; {words}; no answer, after 0.0 s"
+
+
 def test_story_of_a_downgrade_from_a_jump() -> None:
     hard = request(task=replace(request().task, type="architecture", complexity_micro=9_000_000))
     found = diary(STRATEGY, hard)

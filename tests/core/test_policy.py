@@ -229,6 +229,12 @@ def test_r14_held_is_not_spent(
     assert found.until_ms == (DAY if cls in NEVER_FULL else None)
 
 
+def test_a_cap_that_is_not_spent_yet_says_that_too_little_is_left() -> None:
+    assert verdict(PAID, standing=row(CAP, 10**9)).detail == "$1.00 of $1.00 this month"
+    nearly = verdict(PAID, standing=row(CAP, 10**9 - 100_000))
+    assert nearly.detail == "$0.9999 of $1.00 this month, which leaves too little"
+
+
 @pytest.mark.parametrize(
     ("counter", "words"),
     [

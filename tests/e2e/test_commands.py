@@ -92,7 +92,8 @@ async def test_status_shows_what_was_used(tmp_path: Path) -> None:
 async def test_nobody_there_is_said_with_the_mend() -> None:
     code, out, err = await command("status", "--target", "127.0.0.1:1")
     assert code == 3
-    assert "start `escalade serve`" in err
+    assert "nobody listens at 127.0.0.1:1" in err
+    assert "Start `escalade serve`" in err
     assert len(err.splitlines()) == 1
     assert not out
 
@@ -164,7 +165,7 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
                 await asyncio.wait_for(made.process.wait(), 0.5)
             assert made.process.returncode is None, "it drains"
             made.ask(signal.SIGINT)
-            assert await asyncio.wait_for(made.process.wait(), 2) == 128 + signal.SIGINT
+            assert await asyncio.wait_for(made.process.wait(), START_S) == 128 + signal.SIGINT
         made.expected_exit = 128 + signal.SIGINT
 
 

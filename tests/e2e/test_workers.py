@@ -255,6 +255,19 @@ async def _nothing_else_starts(made: World, folder: Path) -> None:
     assert "state in memory cannot be shared" in err
 
 
+async def _all_say_why(made: World, word: str) -> None:
+    """Whichever worker is asked, its status says why the file was refused, or that none is."""
+    async with desks(made, 1, 2) as met:
+
+        async def says(desk: Desk) -> bool:
+            now = (await desk.status()).strategy
+            said = word in now.refused_why if word else not now.refused_why
+            return bool(now.refused_count) and said
+
+        for desk in met:
+            await until_told(partial(says, desk))
+
+
 async def test_a_strategy_is_in_force_in_all_workers_or_in_none(tmp_path: Path) -> None:
     async with world(tmp_path, STRATEGY, SCRIPTS, options=TWO) as made:
         file = tmp_path / "strategy.yaml"
@@ -280,13 +293,16 @@ async def test_a_strategy_is_in_force_in_all_workers_or_in_none(tmp_path: Path) 
         file.write_text("fallback_strategy: {layers: []}\n")
         made.process.send_signal(signal.SIGHUP)
         await until(lambda: made.logged("strategy.refused"))
+        await _all_say_why(made, "layers")
         await replaced(made, 2)  # with what is in force, whatever the file says
         await replaced(made, 1)
         await alike("2.0")
+        await _all_say_why(made, "layers")
 
         file.write_text(named("2.1"))  # seen by itself, by whoever has the lead now
         await until(lambda: sorted(map(str, taken())) == ["1", "1", "2", "2"])
         await alike("2.1")
+        await _all_say_why(made, "")
         assert made.started["ledger_is_new"] is True
         await _nothing_else_starts(made, tmp_path)
 

@@ -32,6 +32,8 @@ def test_p7_an_overload_leaves_the_providers_circuit_closed() -> None:
     health.report(MINI.key, ok=False, now_ms=T0)
 
     assert list(health.circuits(T0)) == [MINI.key]
+    assert health.is_shut(MINI, T0)
+    assert not health.is_shut(MINI, T0 + MODEL_OPEN_MS)
 
 
 def test_p4_an_alert_is_told_once_an_hour() -> None:

@@ -47,6 +47,7 @@ BAD = [
     bad("G6", changed(RATE, "price: {input: -1, output: 1}"), 7, "dollars"),
     bad("G6", changed(RATE, "price: {input: 1000.01, output: 1}"), 7, "i_know: true"),
     bad("G6", changed(RATE, "price: {input: 1, output: 2500000}"), 7, "dollars per 1,000,000"),
+    bad("G6", changed(RATE, "price: {input: 0.00000015, output: 0.0000006}"), 7, "too low"),
     bad("G7", changed("5_usd", "none"), 19, "unlimited"),
     bad("G7", changed("5_usd", "-1"), 19, "0 or more"),
     bad("G7", changed("monthly_cap: 5_usd", "monthly_cap:"), 19, "give it one"),

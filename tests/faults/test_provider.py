@@ -101,7 +101,9 @@ async def test_an_overloaded_model_is_retried_once_at_most(
         told = await world.ask()
         calls = world.calls()
         first, second = await world.model("first"), await world.model("second")
+        circuits = set(world.running.engine.standing().circuits)
     assert tried(told) == ["first"] * calls_of_one + ["second"]
+    assert circuits == {"anthropic/default/first"}, "its own, not its provider's"
     assert {failure(a) for a in attempts(told)[:-1]} == {"OVERLOADED"}
     assert calls == {"first": calls_of_one, "second": 1}
     assert first.verdict == e.VERDICT_CLASS_DOWN, "the model alone is out, not its siblings"

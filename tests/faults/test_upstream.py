@@ -207,7 +207,7 @@ FAULTS = (
           detail="not HTTP as agreed"),
     Fault("U25", "endless", endless_news, timeouts=SLOW, fate=STALLED),
     *(Fault("U24", status[:3], with_headers(b"Location: /elsewhere\r\n", status),
-            fate=ELSEWHERE) for status in REDIRECTS),
+            fate=ELSEWHERE, detail="see `base_url`") for status in REDIRECTS),
 )  # fmt: skip
 
 

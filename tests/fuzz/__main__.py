@@ -1,4 +1,4 @@
-"""Fuzz every target, or those named: two at a time, niced, each in a process of its own.
+"""Fuzz every target, or those named: two at a time, each in a process of its own.
 
 `python -m tests.fuzz [TARGET ...]` (`make fuzz`) does so many runs of seeded draws, so that it
 judges a change; where addresses cannot be fixed (`setarch -R` refused) the draws differ a little.
@@ -59,7 +59,7 @@ def fuzz(name: str, given: argparse.Namespace) -> Run:
     drawn = [] if given.seconds else ["--seed", str(given.seed), "--times", str(given.times)]
     before = set(CRASHES.glob(f"{name}-*"))
     with tempfile.TemporaryDirectory(prefix="escalade-fuzz-") as folder:
-        command = ["nice", "-n", "10", *(same_addresses() if drawn else []), *PYTHON, name]
+        command = [*(same_addresses() if drawn else []), *PYTHON, name]
         command += ["--work", folder]
         command += ["--seconds", str(seconds), *drawn]
         output, code = run(command, seconds + STARTING_S)

@@ -52,6 +52,8 @@ class Found:
     duration_us: int
     tags: Mapping[str, object]
     events: tuple[Mapping[str, object], ...]
+    warnings: tuple[str, ...]
+    """What Jaeger thinks is wrong with it; its page shows them."""
 
     @property
     def end_us(self) -> int:
@@ -120,6 +122,7 @@ def _spans(traces: list[dict[str, Any]]) -> list[Found]:
                     span["traceID"], span["spanID"], (parents or [""])[0], span["operationName"],
                     services[span["processID"]], span["startTime"], span["duration"],
                     {tag["key"]: tag["value"] for tag in span["tags"]}, events,
+                    tuple(span.get("warnings") or ()),
                 )
             )  # fmt: skip
     return sorted(found, key=lambda span: (span.start_us, -span.duration_us))

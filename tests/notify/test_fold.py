@@ -70,6 +70,19 @@ def test_what_comes_later_in_the_hour_is_told_once_at_its_end() -> None:
     assert fold.due_ms() is None
 
 
+def test_tasks_that_wait_for_one_model_are_one_cause_however_much_is_used() -> None:
+    fold = Fold("f")
+
+    def waits(rule: str, reason: VerdictClass = VerdictClass.MONEY) -> WaitNews:
+        return WaitNews(waiting=True, since_ms=1, earliest_ms=2, reason=reason, rule=rule)
+
+    news = [waits(f"gpt: $0.{cents} of $1.00 this month") for cents in range(10, 60)]
+    others = waits("glm: $0.90 of $1.00 this month"), waits("gpt: slow", VerdictClass.RATE)
+    for entry in entries(*news, *others):
+        fold.take(entry, NOW_MS)
+    assert [notice.count for notice in told(fold, NOW_MS + GATHER_MS)] == [50, 1, 1]
+
+
 def test_who_takes_over_tells_of_no_cause_again_and_counts_on() -> None:
     fold = Fold("f")
     hour_ms = NOW_MS + GATHER_MS + WINDOW_MS

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import escalade
+from escalade.v1.escalation_pb2 import ModelRef
+from escalade.v1.operations_service_pb2 import MODEL_ACTION_DISABLE
 from escalade_server.provider_simulator import (
     Fault,
     FaultKind,
@@ -26,7 +28,7 @@ from tests.e2e.world import KEY_NAME, STOP_S, launch
 from tests.prometheus.server import DEPLOY, running, wait_for
 from tools import dashboard
 
-FREE = ("cut", "failing", "liar", "limited", "fine")
+FREE = ("cut", "failing", "liar", "limited", "fine", "idle")
 STRATEGY = """\
 fallback_strategy:
   layers:
@@ -55,6 +57,7 @@ circuit_breaker: {{failures: 2, open_for: 1h}}
 LIMITED = Fault(kind=FaultKind.RATE_LIMIT, on_requests=(1, 3), retry_after_ms=4_000)
 SCRIPTS = {
     "fine": ModelScript(text="An answer of six short words."),
+    "idle": ModelScript(),
     "failing": ModelScript(faults=(Fault(kind=FaultKind.SERVER_ERROR),)),
     "cut": ModelScript(faults=(Fault(kind=FaultKind.CUT, after_chunks=2),)),
     "liar": ModelScript(faults=(Fault(kind=FaultKind.NEGATIVE_USAGE),)),
@@ -152,6 +155,8 @@ async def test_every_panel_and_every_rule_has_data(tmp_path: Path) -> None:
                 found = prometheus.now("sum(escalade_requests_total)")
                 return bool(found) and found[0][1] >= least
 
+            idle = ModelRef(model="idle")
+            await client.set_model_state(MODEL_ACTION_DISABLE, idle, note="until somebody acts")
             await traffic(client)
             slow = asyncio.ensure_future(client.complete("Go.", constraints=only("slow")))
             await asyncio.to_thread(wait_for, lambda: scraped(CALLS), "the first round")

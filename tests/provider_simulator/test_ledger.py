@@ -15,7 +15,15 @@ from escalade_server.provider_simulator import (
     Scenario,
     Simulator,
 )
-from tests.provider_simulator.calls import KEY, QUIET_S, Caller, one_model, playing, settled
+from tests.provider_simulator.calls import (
+    KEY,
+    PATIENT_S,
+    QUIET_S,
+    Caller,
+    one_model,
+    playing,
+    settled,
+)
 
 K = FaultKind
 BODY = json.dumps(
@@ -248,6 +256,6 @@ async def test_stopping_ends_what_is_open_at_once() -> None:
     async with playing(simulator) as caller:
         call = asyncio.create_task(caller.chat())
         await settled(lambda: simulator.ledger().of("openai", "m").requests_received)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENT_S):
             await simulator.stop()
             assert (await call).end == "reset"

@@ -2,6 +2,7 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
@@ -85,6 +86,11 @@ def test_a_token_that_cannot_travel(token: str) -> None:
         dialled(token=token)
 
     assert not token or token not in str(refused.value)
+
+
+def test_a_path_is_no_tls() -> None:
+    with pytest.raises(escalade.UsageError, match=r"Tls\(root_certificates"):
+        dialled(tls=cast("bool", "ca.pem"))
 
 
 def test_no_target() -> None:

@@ -99,7 +99,7 @@ def test_text_comes_before_the_end(face: Face) -> None:
     assert seen.kinds() == ["TextDelta"]
     assert seen.snapshot.text == "now"
     assert not seen.snapshot.finished
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
 
 
 def test_leaving_the_block_cancels(face: Face) -> None:
@@ -256,12 +256,12 @@ def test_the_deadline_is_sent_and_kept(face: Face) -> None:
     with serving([selected(), testing.Pause(30), finished()]) as server:
         started = time.monotonic()
         with pytest.raises(escalade.DeadlineReached) as reached:
-            face.complete(server, timeout=0.5)
+            face.complete(server, timeout=2)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
     assert isinstance(reached.value, TimeoutError)
     assert server.calls[0].timeout_s is not None
-    assert 0 < server.calls[0].timeout_s < 1
+    assert 0 < server.calls[0].timeout_s < 2.1
 
 
 def test_the_call_s_timeout_wins_over_the_client_s() -> None:

@@ -148,9 +148,28 @@ def test_the_words_of_choices() -> None:
     assert third.constraints.ListFields() == []
 
 
+def test_a_word_that_is_unknown_comes_with_those_that_are_known() -> None:
+    with testing.Server() as server, server.client() as client:
+        gates = [cast("escalade.Gate", "json_schema")]
+        with pytest.raises(escalade.UsageError, match=r"'json_schema'; known .*'schema_violation'"):
+            client.complete("x", quality=escalade.QualityDemands(gates=gates))
+        sign = escalade.Evidence(cast("escalade.EvidenceKind", "made_up"))
+        with pytest.raises(escalade.UsageError, match=r"'made_up'; known .*'failed_check'"):
+            client.complete("x", task=escalade.Task(evidence=[sign]))
+
+
 WRONG_CALLS: Mapping[str, Callable[[escalade.Client], object]] = {
     "no message": lambda client: client.complete([]),
     "a text in a list": lambda client: client.complete(cast("list[escalade.Message]", ["x"])),
+    "a number": lambda client: client.complete(cast("str", 7)),
+    "messages of another SDK": lambda client: client.complete(
+        cast("list[escalade.Message]", [{"role": "user", "content": "x"}])
+    ),
+    "a dict for a task": lambda client: client.complete("x", task=cast("str", {"type": "debug"})),
+    "a bare schema": lambda client: client.complete(
+        "x", response_format=cast("escalade.JsonSchema", {"type": "object"})
+    ),
+    "a text for a time": lambda client: client.complete("x", timeout=cast("float", "5s")),
     "a role": lambda client: client.complete(
         escalade.Message(cast("escalade.Role", "boss"), (escalade.Text("x"),))
     ),

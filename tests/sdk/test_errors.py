@@ -134,6 +134,42 @@ def test_a_bare_status_is_never_a_quota(code: str, message: str, kind: str) -> N
             assert ("a proxy's route timeout?" in str(error)) is (code != "CANCELLED")
 
 
+REFUSED = "connections to all backends failing; last error: UNKNOWN: "
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (
+            REFUSED + "ipv4:127.0.0.1:5: Failed to connect to remote host: Connection refused",
+            "nobody listens at 127.0.0.1:5: is the server running, and is this its port?",
+        ),
+        (
+            REFUSED + "ipv6:%5B::1%5D:5: Failed to connect to remote host: Connection refused",
+            "nobody listens at [::1]:5: is the server running, and is this its port?",
+        ),
+        (
+            REFUSED + "ipv4:1.2.3.4:5: Failed to connect to remote host: No route to host",
+            "1.2.3.4:5: Failed to connect to remote host: No route to host",
+        ),
+        (
+            "errors resolving x:1: [field:hostname lookup error:address lookup failed for x:1: Z]",
+            "the name cannot be found: is the target HOST:PORT?",
+        ),
+        (
+            REFUSED + "ipv4:127.0.0.1:5: Tls handshake failed (E): error:1f7:WRONG_VERSION_NUMBER",
+            "127.0.0.1:5 does not speak TLS: leave TLS out, or is the port wrong?",
+        ),
+        ("Stream removed (Socket closed)", "the server went away in mid-call"),
+        ("of a kind unheard of", "of a kind unheard of"),
+    ],
+)
+def test_whom_nobody_reached_is_told_why_in_plain_words(message: str, words: str) -> None:
+    error = error_from_status(grpc.StatusCode.UNAVAILABLE, message, b"", request_id="")
+    assert isinstance(error, escalade.Unreachable)
+    assert error.message == words
+
+
 def test_details_are_read_in_any_order() -> None:
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromTimedelta(timedelta(seconds=3))

@@ -43,7 +43,7 @@ def test_calls_that_hang_do_not_hold_up_the_status() -> None:
         for thread in threads:
             thread.join()
 
-    assert status_s < 1
+    assert status_s < 20, "calls hang for 60 s"
     assert in_flight == (CALLS_PER_CONNECTION, HANGING - CALLS_PER_CONNECTION)
     assert len({call.connection for call in server.calls}) == 2
     assert {type(error) for error in ended} == {escalade.Cancelled}
@@ -68,7 +68,7 @@ async def test_calls_that_hang_do_not_hold_up_the_status_with_asyncio() -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-        assert status_s < 1
+        assert status_s < 20, "calls hang for 60 s"
         assert sum(in_flight) == HANGING
         assert len({call.connection for call in server.calls}) == 2
         assert client._channels.work.in_flight == (0, 0)

@@ -6,17 +6,31 @@ from typing import Any
 
 import pytest
 
-from escalade_server.core import assess, breaker, ledger, need, policy, session, start, waits
+from escalade_server.core import (
+    assess,
+    breaker,
+    calling,
+    ledger,
+    need,
+    oddities,
+    policy,
+    session,
+    settlement,
+    start,
+    waits,
+)
 from escalade_server.core.attempt import Live, Over
 from escalade_server.core.breaker import Breaker
 from escalade_server.core.calling import Calling
 from escalade_server.core.catalog import Catalog, Model
 from escalade_server.core.commands import Announce, Command, Deliver, End, Settle
 from escalade_server.core.events import ChunkArrived, Delta, TextDelta
+from escalade_server.core.experience import Experience
 from escalade_server.core.facts import Escalated, Failed, Retracted
-from escalade_server.core.failure import Failure
+from escalade_server.core.failure import Charge, Failure
 from escalade_server.core.ledger import Amounts
 from escalade_server.core.standing import Balance
+from escalade_server.core.task import Basis, Usage
 from escalade_server.engine.health import Health
 from escalade_server.simulation.agenda import Agenda
 from escalade_server.simulation.books import Books, Reservation
@@ -135,6 +149,34 @@ def booked_twice(patch: pytest.MonkeyPatch) -> None:
         book(self, known, used, now_ms)
 
     patch.setattr(Books, "_book", twice)
+
+
+def cut_is_answer(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(calling, "_CUT_SHORT", None)
+
+
+def layer_not_left(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Experience, "reject", lambda self, layer: None)
+
+
+def cut_for_nothing(patch: pytest.MonkeyPatch) -> None:
+    nothing = settlement.Booking(1, Usage(), 0, Basis.ESTIMATED)
+    patch.setattr(settlement, "_counted", lambda live, wanted: nothing)
+
+
+def billed_by_half(patch: pytest.MonkeyPatch) -> None:
+    whole = oddities.list_nanos
+    patch.setattr(settlement, "list_nanos", lambda live, usage: whole(live, usage) // 2)
+
+
+def doubt_forgotten(patch: pytest.MonkeyPatch) -> None:
+    broken = settlement.broken
+
+    def sure(live: Live, wanted: need.Need, charge: Charge, *, sent: bool) -> settlement.Booking:
+        booking = broken(live, wanted, charge, sent=sent)
+        return settlement.NOT_SENT if booking.hold else booking
+
+    patch.setattr(settlement, "broken", sure)
 
 
 def bound_too_low(patch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ CODE: list[tuple[str, Code]] = [
     ("SettledOnce", bends.late_news_accepted),
     ("EndsInTime", bends.slow_timer),
     ("GatesHold", bends.gates_leak),
+    ("GatesHold", bends.layer_not_left),
+    ("AnswersAreWhole", bends.cut_is_answer),
     ("WaitsHold", bends.waits_unasked),
     ("SessionsHold", bends.session_raised_for_nothing),
     ("SessionsHold", bends.session_beyond_its_limits),
@@ -47,6 +49,9 @@ CODE: list[tuple[str, Code]] = [
     ("Auditor: ", bends.holds_not_released),
     ("Auditor: ", bends.booked_twice),
     ("Auditor: ", bends.bound_too_low),
+    ("BilledIsBooked", bends.cut_for_nothing),
+    ("BilledIsBooked", bends.billed_by_half),
+    ("BilledIsBooked", bends.doubt_forgotten),
 ]
 
 

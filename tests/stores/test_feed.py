@@ -169,6 +169,19 @@ async def test_a_changed_strategy_goes_on_with_what_was_told(fed: Fed) -> None:
     assert fed.alerts() == [("budget", 50), ("budget", 55), ("budget", 90)]
 
 
+async def test_a_limit_that_was_lowered_tells_what_it_has_passed_by_then(fed: Fed) -> None:
+    """A counter that is full meets no settlement any more."""
+    store = await fed.open(CAP)
+    await fed.spend(store, CAP, 400, "a")
+    assert fed.alerts() == []
+    lower = replace(CAP, limit=400)
+    await store.adopt((lower,), marks(lower))
+    await store.adopt((lower,), marks(lower))
+    assert fed.alerts() == [("budget", 100)]
+    await fed.spend(store, lower, 0, "b")
+    assert fed.alerts() == [("budget", 100)]
+
+
 async def test_the_alert_is_in_the_transaction_of_its_settlement(kept: Fed) -> None:
     """The row is there as soon as the settlement is answered: no moment lies between them."""
     store = await kept.open(CAP)

@@ -164,6 +164,25 @@ async def test_a_mark_that_servers_cross_together_is_told_once_to_all(fleet: Fle
     assert len(set(percents(fleet.told[0]))) == len(percents(fleet.told[0]))
 
 
+async def test_a_limit_that_was_lowered_tells_what_it_has_passed_once(fleet: Fleet) -> None:
+    one, two = await fleet.open(CAP), await fleet.open(CAP)
+    await fleet.take(one, "t", CAP, nanos=300)
+    await one.settle(settle("t", nanos=300), NOW_MS)
+    await until(lambda: fleet.figures(two) == [(300, 0)])
+    lower = replace(CAP, limit=300)
+    marks = {"cap": tuple(mark._replace(at=mark.percent * 3) for mark in MARKS["cap"])}
+    for store in (one, two):
+        await store.adopt((lower,), marks)
+
+    def details(told: list[Entry]) -> list[str]:
+        return [entry.news.detail for entry in told if isinstance(entry.news, AlertNews)]
+
+    await until(lambda: all(details(told) for told in fleet.told))
+    await fleet.take(two, "nothing", lower, nanos=0)
+    assert [len(details(told)) for told in fleet.told] == [1, 1]
+    assert "passed 50 %, 80 %, 95 %, 100 % at once" in details(fleet.told[0])[0]
+
+
 async def test_the_feed_is_one_and_is_read_again(fleet: Fleet) -> None:
     one, two = await fleet.open(DAILY), await fleet.open(DAILY)
     once = Once("layer out", NOW_MS + HOUR_MS)

@@ -33,6 +33,14 @@ def advised(text: str) -> list[tuple[str, int]]:
             "NEVER_ENTERED",
             17,
         ),
+        (
+            changed("- free.exhausted\n        - task.complexity > 8", "- task.complexity > 10"),
+            "NEVER_ENTERED",
+            17,
+        ),
+        (changed("monthly_cap: 5_usd", "monthly_cap: 0.04"), "NEVER_FITS", 14),
+        (changed("monthly_cap: 5_usd", "monthly_cap: 0"), "NEVER_FITS", 14),
+        (changed("50/day", "0/day"), "NEVER_FITS", 6),
         (GOOD + "  escalation_logic: {rate_limit_hit: next_model}\n", "RATE_LIMIT_STAYS", 0),
         (changed("cost_per_month: 0", "cost_per_month: 0\n      monthly_cap: 1"), "CAP_ON_FREE", 3),
     ],
@@ -42,7 +50,8 @@ def test_r36_advice_names_its_line(text: str, code: str, line: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["NO_WAY_UP", "ONE_PROVIDER", "PAID_FIRST", "NEVER_ENTERED", "RATE_LIMIT_STAYS"]
+    "code",
+    ["NO_WAY_UP", "ONE_PROVIDER", "PAID_FIRST", "NEVER_ENTERED", "NEVER_FITS", "RATE_LIMIT_STAYS"],
 )
 def test_no_advice_where_there_is_nothing_to_mend(code: str) -> None:
     assert code not in {found for found, _ in advised(OTHER)}

@@ -27,6 +27,21 @@ CASES = [
     (with_more("task_types:\n  x: {dept: 3}\n"), 21, "task_types.x.dept", "depth"),
     (changed("model: gpt-4o-mini", "model: m\n          api_key: x"), 7, "api_key", "api_key_env"),
     (changed(CAP, "      <<: {a: b}\n"), 19, f"{PREMIUM}.<<", "merge keys"),
+    (
+        with_more("notifications: {webhooks: [{url: x}]}\n"),
+        20,
+        "notifications.webhooks[0].url",
+        "write `url_env:` or `url_file:`",
+    ),
+    # a known key in the wrong place
+    ("version: 2.0\n" + GOOD, 1, "version", "it belongs into `fallback_strategy:`"),
+    (
+        changed(RATE, RATE + "\n          cooldown_on_limit: 24h"),
+        8,
+        f"{MODEL}.cooldown_on_limit",
+        "it belongs into `rate_limit:`",
+    ),
+    (with_more("max_wait: 1h\n"), 20, "max_wait", "it belongs into `failure_handling:`"),
     # what YAML itself may hold (G1 and G3 and G14)
     (changed(CAP, CAP + CAP), 20, f"{PREMIUM}.monthly_cap", "already on line 19"),
     (changed("5_usd", "!money 5"), 19, f"{PREMIUM}.monthly_cap", "remove the tag"),

@@ -171,13 +171,13 @@ def test_a_number_without_a_unit_gets_its_mend() -> None:
 
 def test_percents_and_reset_days_and_scores() -> None:
     assert [parse.percent(v) for v in ("70%", 70, "0 %", 100)] == [70, 70, 0, 100]
-    assert [parse.reset_day(v) for v in ("day 14", "Day 1", 28)] == [14, 1, 28]
+    assert [parse.reset_day(v) for v in ("day 14", "Day 1", 31)] == [14, 1, 31]
     assert parse.micro(Decimal("0.3"), 10) == 300_000
     assert parse.picos(Decimal("0.003625")) == 3_625
     for parser, value in (
         (parse.percent, 101),
         (parse.percent, "half"),
-        (parse.reset_day, 29),
+        (parse.reset_day, 32),
         (parse.reset_day, 0),
         (parse.reset_day, "monday"),
     ):

@@ -377,7 +377,8 @@ def test_every_key_that_is_accepted_is_in_effect(monkeypatch: pytest.MonkeyPatch
 
 
 def test_values_of_prices_are_exact() -> None:
-    found = first(changed("rate_limit: 50/day", "price: {input: 0.0000001, output: 0}"))
+    price = "price: {i_know: true, input: 0.0000001, output: 0}"
+    found = first(changed("rate_limit: 50/day", price))
 
     assert found.price.input_picos == 1  # rounded up: never below what is paid
     assert Decimal(found.price.output_picos) == 0

@@ -13,7 +13,7 @@ from escalade_server.core.task import Request, Task
 from escalade_server.core.tracing import TraceContext
 from escalade_server.engine.ports import Observer
 from escalade_server.telemetry.attributes import Surroundings
-from escalade_server.telemetry.journey import Journey, Told
+from escalade_server.telemetry.journey import Journey
 from escalade_server.telemetry.observers import Observers
 from tests.core.builders import DAY, T0, request, three_layers
 from tests.engine.shell import FakeCaller, LoopClock, World, fails, finish, text
@@ -35,7 +35,7 @@ class Recorder:
     journeys: dict[str, Journey] = field(default_factory=dict)
 
     def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
-        self._of(task_id, request).told.append(Told(fact, now_ms))
+        self._of(task_id, request).told.append((fact, now_ms))
 
     def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         self._of(task_id, request).outcome = outcome

@@ -1,5 +1,6 @@
 """What is shipped for watching names only what there is, and what there is is written down."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from escalade_server.core.facts import AlertKind, EscalationReason
 from escalade_server.telemetry import catalogue
 from escalade_server.telemetry.instruments import Kind, Metric
 from tools import dashboard
@@ -70,10 +72,25 @@ def test_the_dashboard_is_fresh_and_its_panels_have_room() -> None:
     assert len(set(titles)) == len(titles)
 
 
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+
+
+def anchors_of(page: str) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
+def test_operations_tell_of_every_reason_and_alert_and_of_metrics_that_are() -> None:
+    told = {reason.value for reason in EscalationReason} | {kind.value for kind in AlertKind}
+    assert told <= anchors_of(OPERATIONS)
+    known = {f"{m.name}{'_total' * (m.kind is Kind.COUNTER)}" for m in catalogue.METRICS}
+    assert set(re.findall(r"`((?:escalade|gen_ai|rpc)_\w+)`", OPERATIONS)) <= known
+    links = re.findall(r"\(operations\.md#([\w-]+)\)", OPERATIONS)
+    assert set(links) <= anchors_of(OPERATIONS)
+
+
 def test_every_alert_says_what_to_do() -> None:
-    page = (ROOT / "docs/operations.md").read_text()
-    anchors = {re.sub(r"[^\w -]", "", head).strip().lower().replace(" ", "-")
-               for head in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}  # fmt: skip
+    anchors = anchors_of(OPERATIONS)
     for rule in RULES:
         if "alert" in rule:
             said = rule["annotations"]
@@ -94,3 +111,19 @@ def test_the_collector_is_wired() -> None:
     text = (DEPLOY / "collector/config.yaml").read_text()
     addresses = re.findall(r"\$\{env:\w+:-([^}]+)\}", text)
     assert all(address == "true" or address.startswith("127.0.0.1:") for address in addresses)
+
+
+def test_what_is_red_is_what_is_wrong() -> None:
+    """Without steps of our own Grafana paints everything red from 80 on."""
+    made = {panel["title"]: panel for panel in json.loads(dashboard.PLACE.read_text())["panels"]}
+    steps = {
+        title: [
+            (step["color"], step["value"])
+            for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        ]
+        for title, panel in made.items()
+        if panel["type"] in dashboard.COLOURED
+    }
+    assert steps["Models that can be used"] == [("red", None), ("green", 1)]
+    assert steps["Caps and quotas, spent"] == [("green", None), ("orange", 0.8), ("red", 1)]
+    assert steps["Saved since the start"] == [("green", None)]

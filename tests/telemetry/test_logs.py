@@ -21,9 +21,11 @@ from escalade_server.core.facts import (
     Failed,
     Finished,
     Retracted,
+    Waiting,
 )
-from escalade_server.core.failure import FailureClass
+from escalade_server.core.failure import NEVER_MS, FailureClass
 from escalade_server.core.gates import Gate
+from escalade_server.core.standing import VerdictClass
 from escalade_server.core.task import Message, Request, Role, Task, Text, Usage
 from escalade_server.core.trace import Answer, Assessment, AttemptStatus, Report
 from escalade_server.core.tracing import TraceContext
@@ -224,6 +226,30 @@ def test_r21_a_rejected_answer_is_a_line_with_its_gate_and_without_its_words() -
     assert (rejected["attempt"], rejected["gate"]) == (2, "invalid_json")
     assert rejected["detail"] == "was no JSON"
     assert finished["unmet"] == "invalid_json"
+
+
+def test_on_a_terminal_a_line_is_for_people() -> None:
+    log = Log(form="text")
+    observer = LogObserver(log.logger, "info")
+    observer.ended("t1", REQUEST, FINISHED)
+    waits = Waiting(VerdictClass.RATE, 1_790_000_000_000, "50/day")
+    observer.fact("t1", REQUEST, waits, 1_000)
+    log.logger.info(names.MODEL_SET_ASIDE, subject="openai", until_ms=NEVER_MS)
+    finished, waiting, aside = [line.rstrip() for line in log.text().splitlines()]
+    at = r"\d\d:\d\d:\d\d\.\d{3} \[info     \] "
+    assert re.fullmatch(
+        at + "task.finished        request_id=request-1 agent=agent-1 type=debug layer=paid"
+        r" attempts=0 layers=2 input_tokens=10 output_tokens=20 charged=\$0.00 list=\$0.0021"
+        " duration_ms=1200",
+        finished,
+    ), finished
+    assert "reason=rate rule=50/day earliest=2026-09-21T14:13:20Z position=" in waiting
+    assert "subject=openai until='a person acts'" in aside
+    log = Log()
+    log.logger.info(names.MODEL_SET_ASIDE, subject="openai", until_ms=NEVER_MS)
+    [line] = log.lines()
+    assert line["until_ms"] is None
+    assert "t1" not in finished + waiting
 
 
 @pytest.mark.fault("C8")

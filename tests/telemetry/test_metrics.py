@@ -42,7 +42,7 @@ from escalade_server.core.tracing import TraceContext
 from escalade_server.engine.news import AlertNews, Entry
 from escalade_server.telemetry import catalogue, conventions
 from escalade_server.telemetry.endpoint import Endpoint
-from escalade_server.telemetry.gather import Gathered
+from escalade_server.telemetry.gather import Gathered, wrong_with_all
 from escalade_server.telemetry.instruments import (
     OTHER,
     SERIES_MAX,
@@ -140,6 +140,19 @@ def test_an_escalation_is_one_with_the_trace_of_its_caller() -> None:
     assert "# {" not in text_of(metrics, "text/plain")
 
 
+def test_a_signal_that_no_table_knows_is_seen_the_first_time() -> None:
+    """Prometheus sees an increase only of a series that was there before."""
+    metrics, model = Metrics(), record(1).model
+    metrics.expect([model])
+    of, name = ("mini", "mini-vendor"), "escalade_unclassified_signals_total"
+    assert values(metrics, name) == {of: 0}
+    unknown = replace(record(1), status=AttemptStatus.FAILED, failure=FailureClass.UNKNOWN)
+    report = replace(REPORT, attempts=(unknown,))
+    metrics.ended("t", REQUEST, Failed(ErrorReason.ALL_MODELS_FAILED, "why", report))
+    metrics.expect([model])
+    assert values(metrics, name) == {of: 1}
+
+
 def test_failures_are_told_apart() -> None:
     failed = replace(
         record(1), status=AttemptStatus.FAILED, failure=FailureClass.UNKNOWN, finish=None
@@ -147,7 +160,7 @@ def test_failures_are_told_apart() -> None:
     broken = replace(record(2), status=AttemptStatus.RETRACTED, failure=FailureClass.PROTOCOL)
     poor = replace(
         record(3), status=AttemptStatus.REJECTED, gate=Gate.INVALID_JSON,
-        oddities=Oddities(replaced=2),
+        failure=FailureClass.PROTOCOL, oddities=Oddities(replaced=2),
     )  # fmt: skip
     good, model = record(4), record(1).model
     report = replace(REPORT, attempts=(failed, broken, poor, good), waited_ms=1_500)
@@ -172,6 +185,10 @@ def test_failures_are_told_apart() -> None:
         ("protocol", *of, "retracted"): 1,
         ("", *of, "rejected"): 1,
     }
+    seconds = values(metrics, "gen_ai_client_operation_duration_seconds_count")
+    assert {labels[0]: count for labels, count in seconds.items()} == {
+        "": 2, "unknown": 1, "protocol": 1,
+    }  # fmt: skip
     assert values(metrics, "escalade_retractions_total") == {("protocol", *of): 1}
     assert values(metrics, "escalade_unclassified_signals_total") == {("mini", "mini-vendor"): 1}
     assert values(metrics, "escalade_odd_answers_total") == {("mini", "replaced", "mini-vendor"): 1}
@@ -430,3 +447,22 @@ def test_workers_are_shown_as_one(tmp_path_factory: pytest.TempPathFactory) -> N
         {"trace_id": "t0"}, {"trace_id": "t1"},
     ]  # fmt: skip
     assert text.count("# TYPE escalade_requests ") == 1
+
+
+def test_k5_workers_are_unwell_when_all_of_them_are(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("w")
+    well = endpoint("", address=f"{folder}/1.sock")
+    unwell = endpoint("", ready="ledger", address=f"{folder}/2.sock")
+    both = [f"{folder}/2.sock", f"{folder}/1.sock"]
+    try:
+        assert wrong_with_all(both, "/readyz") == ""
+        assert wrong_with_all(both[:1], "/readyz") == "ledger"
+        assert wrong_with_all(both[:1], "/livez") == ""
+        well.close()
+        assert wrong_with_all(both, "/readyz") == "ledger", "who does not answer is not well"
+    finally:
+        well.close()
+        unwell.close()
+    assert wrong_with_all(both, "/readyz") == "no worker answers"

@@ -63,7 +63,7 @@ def assert_sound(journey: Journey, spans: list[Span]) -> None:
         having = [span for span in spans if name in told(span)]
         assert all(c.OPERATION in told(span) for span in having)
         assert sum(int(str(told(span)[name])) for span in having) == total
-    changes = [t.fact for t in journey.told if isinstance(t.fact, Escalated)]
+    changes = [fact for fact, _ in journey.told if isinstance(fact, Escalated)]
     layers = [told(span) for span in spans if c.REASON in told(span)]
     assert [(e.from_layer, e.to_layer, e.reason.value, e.detail) for e in changes] == [
         (at[c.FROM], at[c.TO], at[c.REASON], at[c.DETAIL]) for at in layers
@@ -161,7 +161,7 @@ async def test_a_wait_is_marked_when_it_begins_and_told_when_it_is_over() -> Non
     [whole] = seen.journeys.values()
     assessed, selected = whole.told
     wait = Waiting(VerdictClass.RATE, T0 + 90_000, "50 a day", "all full", 3)
-    later = [assessed, selected._replace(fact=wait, at_ms=T0), selected]
+    later = [assessed, (wait, T0), selected]
     journey = Journey(whole.task_id, whole.request, later[:2])
 
     begun = spans_of(journey, AROUND)
@@ -174,7 +174,7 @@ async def test_a_wait_is_marked_when_it_begins_and_told_when_it_is_over() -> Non
         "assess", "queued", "wait", "layer free", "chat mini", "settle",
     ]  # fmt: skip
     assert over[2] == begun[2], "what was sent stays true"
-    assert over[3].end_ms == selected.at_ms
+    assert over[3].end_ms == selected[1]
 
 
 async def test_what_the_caller_said_of_sampling_is_told_and_no_word_of_it() -> None:
@@ -245,4 +245,4 @@ async def test_of_any_task_the_spans_are_whole_and_what_was_sent_stays_true(seed
 
 def _is_step(journey: Journey) -> bool:
     """Only with these is anything sent: with them come the records of what is over."""
-    return type(journey.told[-1].fact).__name__ in {"Selected", "Waiting"}
+    return type(journey.told[-1][0]).__name__ in {"Selected", "Waiting"}

@@ -103,7 +103,7 @@ async def test_at_a_ratio_of_nothing_no_eventful_task_is_lost(seed: int) -> None
             or len(report.layer_path) > 1
             or len(report.attempts) > 1
             or any(a.status is AttemptStatus.REJECTED for a in report.attempts)
-            or any(isinstance(t.fact, Waiting | Alert) for t in journey.told)
+            or any(isinstance(fact, Waiting | Alert) for fact, _ in journey.told)
         )
         ids = {span.id for span in spans_of(journey, AROUND)}
         assert (ids <= set(every)) is eventful, report.story

@@ -82,9 +82,11 @@ def dial(
     """Decide how to open the channel.
 
     Raises:
-        UsageError: The target is empty, the token cannot be sent, or it would travel in the
-            clear beyond loopback (P14).
+        UsageError: The target is empty, ``tls`` is of another kind, the token cannot be sent, or
+            it would travel in the clear beyond loopback (P14).
     """
+    if not isinstance(tls, Tls | bool):
+        raise UsageError("tls is True, False, or Tls(root_certificates=...) with a PEM's bytes")
     target = replicas(target)
     loopback = is_loopback(target)
     metadata: tuple[tuple[str, str], ...] = ()

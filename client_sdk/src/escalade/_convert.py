@@ -39,6 +39,20 @@ INT64_MAX = 2**63 - 1
 K = TypeVar("K")
 V = TypeVar("V")
 
+GATES: Mapping[str, completion_pb2.Gate.ValueType] = MappingProxyType(
+    {
+        name.removeprefix("GATE_").lower(): value
+        for name, value in completion_pb2.Gate.items()
+        if value
+    }
+)
+SIGNS: Mapping[str, escalation_pb2.EvidenceKind.ValueType] = MappingProxyType(
+    {
+        name.removeprefix("EVIDENCE_KIND_").lower(): value
+        for name, value in escalation_pb2.EvidenceKind.items()
+        if value
+    }
+)
 ROLES: Mapping[Role, completion_pb2.Role.ValueType] = MappingProxyType(
     {
         "system": completion_pb2.ROLE_SYSTEM,
@@ -101,7 +115,7 @@ def request_to_proto(
             request_id=request_id,
             resume_token=resume_token,
         )
-    except (TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"the request cannot be sent: {error}") from error
@@ -110,12 +124,19 @@ def request_to_proto(
 def conversation_of(messages: Messages) -> list[Message]:
     if isinstance(messages, str):
         return [Message.user(messages)]
-    conversation = [messages] if isinstance(messages, Message) else list(messages)
+    try:
+        conversation = [messages] if isinstance(messages, Message) else list(messages)
+    except TypeError:
+        what = f"a text or Messages, not {type(messages).__name__}"
+        raise UsageError(f"a conversation is {what}") from None
     if not conversation:
         raise UsageError("there is no message to answer")
     for message in conversation:
         if not isinstance(message, Message):
-            raise UsageError(f"a conversation holds Messages, not {type(message).__name__}")
+            raise UsageError(
+                f"a conversation holds Messages, not {type(message).__name__}:"
+                ' write Message.user("Why?"), Message.system(...), Message.assistant(...)'
+            )
     return conversation
 
 
@@ -189,7 +210,7 @@ def task_to_proto(task: Task) -> escalation_pb2.Task:
         session_id=task.session_id,
         evidence=[
             escalation_pb2.Evidence(
-                kind=escalation_pb2.EvidenceKind.Value(f"EVIDENCE_KIND_{sign.kind.upper()}"),
+                kind=value_of(SIGNS, sign.kind, "evidence"),
                 signal_id=sign.signal_id,
             )
             for sign in task.evidence
@@ -222,6 +243,8 @@ def _tool_choice(choice: ToolMode | Tool | None) -> completion_pb2.ToolChoice | 
 def _response_format(form: ResponseFormat | None) -> completion_pb2.ResponseFormat | None:
     if form is None:
         return None
+    if isinstance(form, Mapping):
+        raise UsageError("response_format is a dict: a schema is JsonSchema(...); or write 'json'")
     if isinstance(form, JsonSchema):
         schema = completion_pb2.JsonSchemaFormat(name=form.name, schema_json=_json(form.schema))
         return completion_pb2.ResponseFormat(json_schema=schema)
@@ -286,7 +309,7 @@ def quality_to_proto(quality: QualityDemands) -> completion_pb2.QualityDemands:
     }
     gates = words_of(quality.gates, "gates")
     return completion_pb2.QualityDemands(
-        gates=[completion_pb2.Gate.Value(f"GATE_{gate.upper()}") for gate in gates],
+        gates=[value_of(GATES, gate, "gates") for gate in gates],
         must_contain=words_of(quality.must_contain, "must_contain"),
         min_length_chars=quality.min_length_chars,
         max_escalations=quality.max_escalations,
@@ -319,8 +342,14 @@ def duration_to_proto(duration: timedelta | None) -> Duration | None:
 
 def seconds_of(timeout: float | None) -> float | None:
     """Check a timeout in seconds."""
-    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
-        raise UsageError(f"a timeout of {timeout} s is not a time to wait")
+    if timeout is None:
+        return None
+    try:
+        is_time = math.isfinite(timeout) and timeout > 0
+    except TypeError:
+        is_time = False
+    if not is_time:
+        raise UsageError(f"a timeout of {timeout!r} is no time to wait: write seconds, such as 30")
     return timeout
 
 

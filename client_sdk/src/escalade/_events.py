@@ -66,7 +66,7 @@ class Assessed:
         clamp = f" ({self.clamped_by})" if self.clamped_by else ""
         note = f" ({self.session_note})" if self.session_note else ""
         return (
-            f"Assessed: {self.task_type} scores {self.score:g}{guess},"
+            f"Assessed: {self.task_type} scores {round(self.score, 2):g}{guess},"
             f" starts in {self.start_layer}{clamp}{note}"
         )
 

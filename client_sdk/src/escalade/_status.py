@@ -1,7 +1,9 @@
 """How a call that failed becomes an error: by the reason in its details, else by its status."""
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -29,6 +31,20 @@ from escalade._proto import instant_of
 
 DOMAIN = "escalade.v1"
 DETAILS_KEY = "grpc-status-details-bin"
+LAST = re.compile(r"last error: \w+: (?:ipv[46]:)?(\S+): (.*)")
+"""How gRPC tells the last of its attempts to connect: where, and why not."""
+UNREACHED = (
+    ("Connection refused", "nobody listens at {at}: is the server running, and is this its port?"),
+    ("lookup failed", "the name cannot be found: is the target HOST:PORT?"),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the certificate of {at} is not trusted: is its authority given?",
+    ),
+    ("WRONG_VERSION_NUMBER", "{at} does not speak TLS: leave TLS out, or is the port wrong?"),
+    ("HTTP/2", "what listens at {at} is no gRPC server: is the port wrong?"),
+    ("Stream removed", "the server went away in mid-call"),
+    ("Socket closed", "{at} hung up: does it want TLS, or does it shut down?"),
+)
 BARE = ("", "CANCELLED")
 """What a call that its own side cancels never says: a server that shuts down does (seen)."""
 
@@ -107,9 +123,9 @@ def _transport_error(
         return StreamCut(hint, facts)
     match code:
         case grpc.StatusCode.UNAVAILABLE:
-            return Unreachable(message, facts)
+            return Unreachable(_unreached(message), facts)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineReached(message, facts)
+            return DeadlineReached(f"the deadline came first: allow more time ({message})", facts)
         case grpc.StatusCode.CANCELLED:
             return Cancelled(message, facts)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "CLIENT: Received message larger" in message:
@@ -122,6 +138,16 @@ def _transport_error(
             return TransportError(f"{message} (is this an Escalade server?)", facts)
         case _:
             return TransportError(message, facts)
+
+
+def _unreached(message: str) -> str:
+    """Say in plain words why nobody was reached; what gRPC said is the cause of the error."""
+    last = LAST.search(message)
+    at = unquote(last[1]) if last else "the server"
+    for sign, words in UNREACHED:
+        if sign in message:
+            return words.format(at=at)
+    return f"{at}: {last[2]}" if last else message
 
 
 def _read(details: bytes) -> Facts:

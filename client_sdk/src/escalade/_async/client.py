@@ -390,5 +390,5 @@ class AsyncClient(AsyncOperations):
 def _check_size(request: Message, request_id: str) -> None:
     size = request.ByteSize()
     if size > MESSAGE_BYTES_MAX:
-        limit = f"{size:,} bytes; the limit is {MESSAGE_BYTES_MAX:,}"
+        limit = f"{size:,} bytes; the limit is {MESSAGE_BYTES_MAX:,}: send less, or smaller images"
         raise RequestTooLarge(f"the request has {limit}", Facts(request_id=request_id))

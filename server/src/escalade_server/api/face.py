@@ -55,6 +55,16 @@ class Engine(Protocol):
         """Number of tasks whose books are not closed yet."""
         ...
 
+    @property
+    def ledger_wrong(self) -> str:
+        """Why nothing can be booked now; empty when all is well."""
+        ...
+
+    @property
+    def free_goes_on(self) -> bool:
+        """Free models are served also while nothing can be booked."""
+        ...
+
     async def recalled(self, request: Request) -> Request:
         """Answer a request with what is known of its session, if it names one (R29)."""
         ...

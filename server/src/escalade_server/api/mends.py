@@ -71,7 +71,8 @@ MENDS: Mapping[error_pb2.ErrorReason.ValueType, Mend] = MappingProxyType(
             "The request demands a layer that the strategy does not give this agent.",
         ),
         _W.ERROR_REASON_NO_ELIGIBLE_MODEL: Mend(
-            "`escalade explain` shows what stands for and against each model", _C, Again.NO,
+            "`escalade status` shows what is out and why, `escalade explain` where a task may go",
+            _C, Again.NO,
             "Every model is out for a reason that time does not change: the limits of the request"
             " or of the agent, a context that is too long, a feature or capability that no model"
             " has. The skips of the report name the reason of each model.",
@@ -82,13 +83,13 @@ MENDS: Mapping[error_pb2.ErrorReason.ValueType, Mend] = MappingProxyType(
             " in the request, or for an agent for good under `agents:`.",
         ),
         _W.ERROR_REASON_QUALITY_NOT_MET: Mend(
-            "`escalade trace REQUEST_ID` shows which gate each answer failed", _C, Again.NO,
+            "`escalade trace REQUEST_ID` shows which gate each answer failed", _C, Again.AT_INSTANT,
             "Each answer failed a gate and was charged. If one fails on good answers, loosen it; if"
             " the models are too weak, add a better one; `on_unmet: deliver` takes the last answer,"
             " marked UNMET.",
         ),
         _W.ERROR_REASON_TRIGGER_NOT_MET: Mend(
-            "`escalade check` says which trigger can never fire", _O, Again.NO,
+            "`escalade check` says which trigger can never fire", _O, Again.AT_INSTANT,
             "The layers that the task may use are out, and the trigger of the next one does not"
             " hold: a layer with `trigger:` is entered for that and nothing else. Without a trigger"
             " it is entered whenever all before it are out.",
@@ -144,9 +145,10 @@ MENDS: Mapping[error_pb2.ErrorReason.ValueType, Mend] = MappingProxyType(
             " it; a caller that is there sees it only for a stream that it stopped reading.",
         ),
         _W.ERROR_REASON_INTERRUPTED: Mend(
-            "call again, or ask for `on_interruption: RESTART`", _C, Again.AT_INSTANT,
+            "call again; `on_interruption: RESTART` starts over where another model can", _C,
+            Again.AT_INSTANT,
             "A model broke off in the middle of its answer, and the caller had asked not to start"
-            " over. What it had said is not a whole answer; it is charged.",
+            " over, or no other model could. What it had said is no whole answer; it is charged.",
         ),
         _W.ERROR_REASON_REQUEST_IN_PROGRESS: Mend(
             "wait for the first call, or ask again later with the same id", _C, Again.LATER,

@@ -44,7 +44,7 @@ async def serve(
         raise RefusedError(
             Refusal(
                 error_pb2.ERROR_REASON_MODEL_UNKNOWN,
-                f"the strategy has no model that is {named}: `escalade status` lists them",
+                f"the strategy has no model that is {named}",
                 metadata=(("model", named),),
             )
         )

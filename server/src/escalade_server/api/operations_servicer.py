@@ -49,6 +49,8 @@ from escalade_server.engine.waiting import Waiter
 
 WAITERS_MAX = 1_000
 """Waiters listed in one status; all are counted."""
+LEDGER_UNAVAILABLE = "ledger_unavailable"
+"""The reason of a model whose calls cannot be booked now."""
 _OF_MODEL = frozenset({CounterScope.MODEL, CounterScope.ACCOUNT})
 _OF_LAYER = frozenset({CounterScope.LAYER})
 _OF_ALL = frozenset({CounterScope.STRATEGY})
@@ -216,6 +218,7 @@ class _View:
         """Look as an operator, or as an agent with its own eyes."""
         self.now_ms = engine.clock.now_ms()
         self._catalog, self._standing = engine.catalog, engine.standing()
+        self._ledger_wrong, self._free_goes_on = engine.ledger_wrong, engine.free_goes_on
         self._spends = {spend.counter.key: spend for spend in engine.spends()}
         self._attempts = attempts
         self._sees_all = agent is None
@@ -224,7 +227,10 @@ class _View:
     def layer(self, layer: Layer) -> wire.LayerStatus:
         """Show a layer; it is exhausted when no model of it is ok, for whatever reason (R5)."""
         verdicts = [judge(model, layer, self._nominal)[0] for model in layer.models]
-        exhausted = all(verdict.cls is not VerdictClass.OK for verdict in verdicts)
+        exhausted = all(
+            verdict.cls is not VerdictClass.OK or self._closed(model)
+            for model, verdict in zip(layer.models, verdicts, strict=True)
+        )
         instants = [v.until_ms for v in verdicts if v.until_ms is not None]
         return wire.LayerStatus(
             name=layer.name,
@@ -268,13 +274,17 @@ class _View:
         circuits = self._standing.circuits
         circuit = circuits.get(model.provider) or circuits.get(model.key)
         is_open = circuit is not None and circuit.state is CircuitState.OPEN
+        detail, reason, cls = self._detail(verdict), reason_word(verdict.cause), verdict.cls
+        if cls is VerdictClass.OK and (wrong := self._closed(model)):
+            cls, reason = VerdictClass.DOWN, LEDGER_UNAVAILABLE
+            detail = f"the ledger takes no entry{f': {wrong}' if self._sees_all else ''}"
         return wire.ModelStatus(
             target=model_to_proto(model),
             billing=BILLINGS[model.billing],
             capabilities=sorted(model.capabilities),
-            verdict=VERDICTS[verdict.cls],
-            reason=reason_word(verdict.cause),
-            detail=wire_text(self._detail(verdict)),
+            verdict=VERDICTS[cls],
+            reason=reason,
+            detail=wire_text(detail),
             until=time_to_proto(verdict.until_ms),
             cooldown=self._cooldown(model),
             circuit=CIRCUITS[CircuitState.CLOSED if circuit is None else circuit.state],
@@ -283,6 +293,11 @@ class _View:
             quotas=self.quotas((model,), _OF_MODEL),
             in_flight_count=self._attempts.get(model.key, 0) if self._sees_all else 0,
         )
+
+    def _closed(self, model: Model) -> str:
+        """Say why it takes no task, whatever else: its calls cannot be booked."""
+        goes_on = self._free_goes_on and model.billing is Billing.FREE
+        return "" if goes_on else self._ledger_wrong
 
     def _is_disabled(self, model: Model) -> bool:
         set_aside = self._standing.disabled

@@ -31,6 +31,7 @@ from escalade_server.api.convert_route import (
 )
 from escalade_server.api.face import Engine
 from escalade_server.api.findings import ID, Findings
+from escalade_server.api.mends import mended
 from escalade_server.api.methods import Context, as_mistake, refuse
 from escalade_server.api.outbox import Outbox, Response
 from escalade_server.api.route import Hearing, RouteOutbox, first_message, take
@@ -265,7 +266,7 @@ async def _fail(
     sequence = 1 if call.outbox is None else call.outbox.sequence + 1
     failed = Failed(
         reason=refusal.reason,
-        message=refusal.message,
+        message=mended(refusal.reason, refusal.message),
         report=Report(request_id=request_id),
     )
     with suppress(aio.BaseError):  # nobody is left to be told (P3)

@@ -201,7 +201,10 @@ class ApiServer:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise BindError(f"cannot listen on {address}: choose a free port, or 0 for any")
+            raise BindError(
+                f"cannot listen on {address}: another process has the port, or this machine has no"
+                " such address; choose a free port, or 0 for any"
+            )
         await self._server.start()
         self.background.start(self._cut_stalled)
         await self.set_serving(serving=not self.readiness.wrong)

@@ -71,6 +71,14 @@ class Follow(Message, frozen=True):
     cause: str
 
 
+class Refused(Message, frozen=True):
+    """Of a worker, for the others: the file as it is now was refused; no ``why``: no more."""
+
+    count: int
+    why: str
+    at_ms: int
+
+
 class AskFigures(Message, frozen=True):
     """Of a worker: what do the others have in flight? And to each of them: what do you have?"""
 
@@ -85,7 +93,8 @@ class TellFigures(Message, frozen=True):
 
 
 _Any = (
-    Begin | Ready | Failed | Circuit | Reload | Adopted | Follow | AskFigures | TellFigures
+    Begin | Ready | Failed | Circuit | Reload | Adopted | Follow | Refused
+    | AskFigures | TellFigures
 )  # fmt: skip
 
 

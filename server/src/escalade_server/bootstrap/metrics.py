@@ -24,6 +24,7 @@ from escalade_server.engine.feed import Feed
 from escalade_server.engine.news import Entry
 from escalade_server.engine.ports import Duty, Leadership, Mistakes, Observer
 from escalade_server.engine.readiness import LEDGER, Readiness
+from escalade_server.stores.leased import LeasedStore
 from escalade_server.stores.redis import RedisStore
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import catalogue, names
@@ -53,6 +54,7 @@ class Meter:
         self._tracing: Tracing | None = None
         self._goes_on: Callable[[], bool] = lambda: False
         """Whether any layer is served while the ledger cannot be written."""
+        self._engine: Engine | None = None
         self._failing = False
         self._readiness: Readiness | None = None
         self._says: set[asyncio.Task[None]] = set()
@@ -75,9 +77,10 @@ class Meter:
     def ledger(self, why: str) -> None:
         """Hear ``why`` the ledger cannot be written, or that it can be again."""
         say_ledger(self._log, why)
-        if self._readiness is None:
+        if self._readiness is None or self._engine is None:
             return  # said while it is opened: of the past
         self._failing = bool(why)
+        self._engine.ledger_wrong, self._engine.free_goes_on = why, self._goes_on()
         if why and self.metrics is not None:
             self.metrics.ledger_failed()
         well = not why or self._goes_on()
@@ -94,12 +97,14 @@ class Meter:
         Every server hears the whole feed: what it tells is counted by the one that tells people.
         """
         self._tracing = tracing
-        if isinstance(engine.store, RedisStore):  # free models go on without it (S8)
+        store = engine.store
+        if isinstance(store.beneath if isinstance(store, LeasedStore) else store, RedisStore):
+            # free models go on without it (S8)
             self._goes_on = lambda: any(
                 model.billing is Billing.FREE and model.absence is None
                 for model in engine.catalog.models
             )
-        self._readiness = readiness
+        self._engine, self._readiness = engine, readiness
         readiness.told = partial(say_readiness, self._log)
         if self.metrics is not None:
             metrics = self.metrics
@@ -129,8 +134,10 @@ class Meter:
         metrics = self.metrics
         if metrics is None or self._address is None:
             return ""
+        metrics.expect(engine.catalog.models)
 
         def look() -> Mapping[str, Sampled]:
+            metrics.expect(engine.catalog.models)  # a reload may bring more
             return {
                 **state_of(engine),
                 **_here(engine, server, strategies.loaded),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 
 from escalade_server.api.calls import Calls
+from escalade_server.api.strategies import InForce
 from escalade_server.bootstrap.channel import (
     Adopted,
     AskFigures,
@@ -12,6 +13,7 @@ from escalade_server.bootstrap.channel import (
     Circuit,
     Follow,
     Message,
+    Refused,
     Reload,
     TellFigures,
 )
@@ -66,6 +68,7 @@ class Post:
         self._engine, self._strategies, self._calls = engine, strategies, calls
         engine.health.told = self._tell_circuit
         strategies.taken = self._tell_taken
+        strategies.refused = self._tell_refused
         self._start(self._hear())
 
     def _tell_circuit(self, key: str, state: Breaker) -> None:
@@ -73,6 +76,9 @@ class Post:
 
     def _tell_taken(self, cause: str, loaded: Loaded) -> None:
         self._channel.send(Adopted(cause, loaded.text))
+
+    def _tell_refused(self, now: InForce) -> None:
+        self._channel.send(Refused(now.refused_count, now.refused_why, now.refused_ms or 0))
 
     async def figures(self) -> Sequence[Figures]:
         """Ask the other workers what they have in flight; see ``Others``."""
@@ -102,6 +108,8 @@ class Post:
                 self._start(self._reload(message.cause))
             case Follow():
                 self._start(self._follow(message.cause))
+            case Refused():
+                self._strategies.hear_refused(message.count, message.why, message.at_ms)
             case AskFigures():
                 self._channel.send(TellFigures(message.number, [self._own()]))
             case TellFigures():

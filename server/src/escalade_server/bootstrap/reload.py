@@ -87,6 +87,8 @@ class StrategyKeeper:
         self.in_force = self._described(loaded)
         self.taken: Callable[[str, Loaded], None] = lambda _cause, _loaded: None
         """Hears of a strategy that was put in force here first, and why."""
+        self.refused: Callable[[InForce], None] = lambda _in_force: None
+        """Hears of a file that was refused here first."""
 
     @property
     def auth_required(self) -> bool:
@@ -164,7 +166,18 @@ class StrategyKeeper:
                 self._tell(news)
                 if told.applied:
                     self.taken(cause, self.loaded)
+                else:
+                    self.refused(self.in_force)
             return told
+
+    def hear_refused(self, count: int, why: str, at_ms: int) -> None:
+        """Show what another worker refused: a status is that of all."""
+        self.in_force = replace(
+            self.in_force,
+            refused_count=max(count, self.in_force.refused_count),
+            refused_why=why,
+            refused_ms=at_ms if why else None,
+        )
 
     def _take(self, cause: str, loaded: Loaded) -> Reloaded:
         refused_count = self.in_force.refused_count
@@ -179,10 +192,8 @@ class StrategyKeeper:
         return Reloaded(applied=True, findings=advice)
 
     def _refuse(self, cause: str, findings: tuple[Finding, ...]) -> Reloaded:
-        first = findings[0]
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        line = f"line {first.line}: " if first.line else ""
-        why = f"{line}{f'{first.key}: ' if first.key else ''}{first.message}{more}"
+        why = f"{_said(findings[0])}{more}"
         self.in_force = replace(
             self.in_force,
             refused_count=self.in_force.refused_count + 1,
@@ -193,7 +204,7 @@ class StrategyKeeper:
             names.STRATEGY_REFUSED,
             cause=cause,
             refused=self.in_force.refused_count,
-            detail=[f"line {each.line}: {each.key}: {each.message}" for each in findings[:20]],
+            detail=[_said(each) for each in findings[:20]],
         )
         return Reloaded(applied=False, findings=findings)
 
@@ -281,6 +292,11 @@ def _of_error(error: StrategyError) -> Finding:
     mend = "; ".join(part for part in (allowed, error.mend) if part)
     message = f"{error.problem}{found}"
     return Finding(Severity.ERROR, "invalid", error.line, message, error.key, mend)
+
+
+def _said(finding: Finding) -> str:
+    line = f"line {finding.line}: " if finding.line else ""
+    return f"{line}{f'{finding.key}: ' if finding.key else ''}{finding.message}"
 
 
 def _of_notice(notice: Notice) -> Finding:

@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TextIO
@@ -52,7 +52,8 @@ from escalade_server.engine.engine import Engine
 from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.feed import Feed
 from escalade_server.engine.lookout import Lookout
-from escalade_server.engine.ports import Observer, Tokens
+from escalade_server.engine.ports import Observer, StoreError, Tokens
+from escalade_server.engine.reopened import Reopened
 from escalade_server.engine.sessions import Sessions
 from escalade_server.providers.codec import Endpoint
 from escalade_server.providers.evidence import EvidenceClassifier
@@ -144,6 +145,7 @@ async def start(
         traced, kept = journeys_of(tracing, store, around, clock, log)
         observer = Observers((parts.log_observer, feed, traced, *meter.observers, *observers))
         engine = _engine_of(parts, loaded, entropy, observer, opened)
+        seen = await stack.enter_async_context(AsyncExitStack())  # until all is drained
         stack.push_async_callback(_drain, engine, log)
         tokens, rules = opened.tokens, loaded.catalog.rules
         told = server_options(options, loaded, tokens, clock, post)
@@ -164,10 +166,10 @@ async def start(
         stack.push_async_callback(_stop_server, server, engine, feed, options.grace_s, log)
         meter.watch(engine, feed, server.readiness, tracing, opened.leads)
         target, watchdog = await _listen(server, options.host), _watched(server, log, meter.lagged)
-        metrics = meter.serve(engine, server, strategies, watchdog, mistakes, stack)
+        metrics = meter.serve(engine, server, strategies, watchdog, mistakes, seen)
         once, read = post.once if post is not None else _always, lambda: strategies.loaded
         works = [clock_watch(clock, read, http, log), once(strategies.watch), daily.run]
-        works.append(once(Lookout(engine, StateLog(log, feed)).run))
+        works += [Reopened(engine).run, once(Lookout(engine, StateLog(log, feed)).run)]
         for work in works if tracing is None else [*works, tracing.exporter.run]:
             server.background.start(work)
         notices.start(server.background)
@@ -258,7 +260,8 @@ def _keeper_of(parts: _Parts, place: Place, loaded: Loaded, engine: Engine) -> S
         await store.adopt(counters_of(new), marks_of(new.catalog))
         engine.adopt(new.catalog, found)
         for order in unlocked(new, store.standing(clock.now_ms()), keeper.loaded):
-            engine.heed(order)
+            with suppress(StoreError):  # the key is tried again by an operator's word, or a restart
+                await store.bench(order, clock.now_ms())
         parts.redactor.learn(secrets_of(new))
         parts.log_observer.log_escalations = new.catalog.rules.log_escalations
         clock.witnessed = bool(witnesses_of(new))

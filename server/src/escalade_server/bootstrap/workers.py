@@ -32,6 +32,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from escalade_server.bootstrap.channel import (
     Adopted,
     AskFigures,
@@ -42,6 +44,7 @@ from escalade_server.bootstrap.channel import (
     Follow,
     Message,
     Ready,
+    Refused,
     Reload,
     TellFigures,
 )
@@ -57,10 +60,12 @@ from escalade_server.engine.clock import SystemClock
 from escalade_server.engine.entropy import SystemEntropy
 from escalade_server.engine.others import Figures
 from escalade_server.engine.ports import StoreError
+from escalade_server.engine.readiness import DRAINING
 from escalade_server.stores.crew import Crew
 from escalade_server.stores.file import lock
 from escalade_server.strategy.load import Loaded
 from escalade_server.telemetry import names
+from escalade_server.telemetry.gather import wrong_with_all
 from escalade_server.telemetry.logs import Log, is_text
 from escalade_server.telemetry.mistakes import LoggedMistakes
 
@@ -100,8 +105,10 @@ class Workers:
         self._text, self._started_ms = loaded.text, SystemClock().now_ms()
         self._workers: dict[int, _Worker] = {}
         self._circuits: dict[str, Circuit] = {}
+        self._refused: Refused | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked = 0
+        self._stops = False
         self._keepers: list[asyncio.Task[None]] = []
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stack = stack
@@ -171,7 +178,8 @@ class Workers:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         except OSError as error:
             raise StartError(
-                f"cannot listen on {shown}:{port}: choose a free port, or 0 for any"
+                f"cannot listen on {shown}:{port} ({error.strerror}); choose a free port, or 0 for"
+                " any"
             ) from error
         port = held.getsockname()[1]
         return replace(options, port=port), f"{shown}:{port}"
@@ -180,8 +188,19 @@ class Workers:
         mistakes = LoggedMistakes(self._log, SystemEntropy().task_id)
         return serve_gathered(
             address, self._sockets, log=self._log, mistakes=mistakes, stack=stack,
-            alive=lambda: "", ready=lambda: "" if self._serving else "no worker serves",
+            alive=self._dead, ready=self._unready,
         )  # fmt: skip
+
+    def _dead(self) -> str:
+        """Say why all of it should be started anew. May be asked from any thread."""
+        return "" if self._stops else wrong_with_all(self._sockets().values(), "/livez")
+
+    def _unready(self) -> str:
+        """Say why no calls should be sent here. May be asked from any thread."""
+        if self._stops:
+            return DRAINING
+        sockets = self._sockets()
+        return wrong_with_all(sockets.values(), "/readyz") if sockets else "no worker serves"
 
     def _sockets(self) -> Mapping[str, str]:
         return {str(worker.number): self._socket(worker.number) for worker in self._serving}
@@ -225,6 +244,8 @@ class Workers:
         ready = await worker.ready
         for circuit in self._circuits.values():
             worker.channel.send(circuit)
+        if self._refused is not None:
+            worker.channel.send(self._refused)
         self._log.info(names.WORKER_STARTED, worker=number, pid=process.pid)
         return ready
 
@@ -250,7 +271,12 @@ class Workers:
                 self._tell_others(worker, message)
             case Adopted():
                 self._text = message.text
+                if self._refused is not None:
+                    self._refused = msgspec.structs.replace(self._refused, why="")
                 self._tell_others(worker, Follow(message.cause))
+            case Refused():
+                self._refused = message
+                self._tell_others(worker, message)
             case AskFigures():
                 self._start(self._gather(worker, message.number))
             case TellFigures():
@@ -324,6 +350,7 @@ class Workers:
 
     async def stop(self) -> bool:
         """Drain every worker; answer whether all ended well in their time. Safe twice."""
+        self._stops = True
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)

@@ -1,8 +1,7 @@
 """`escalade complete`: one task through a running server; its events as they come."""
 
 import sys
-from collections.abc import Callable
-from typing import TextIO, get_args
+from typing import get_args
 
 import click
 
@@ -71,22 +70,22 @@ def command(
         highest_layer=highest_layer,
         may_wait=False if no_wait else None,
     )
-    told: list[str] = []
-    on_event = _teller(told, None if as_json else sys.stderr)
+    screen = _Screen(is_quiet=as_json)
     try:
         with connect(target) as client:
             if stream and not as_json:
-                answer = _echoed(
-                    client.stream(
-                        text,
-                        task=task,
-                        constraints=limits,
-                        max_output_tokens=max_output_tokens,
-                        timeout=timeout,
-                        on_event=on_event,
-                        on_restart=_say_restart,
-                    )
-                )
+                with client.stream(
+                    text,
+                    task=task,
+                    constraints=limits,
+                    max_output_tokens=max_output_tokens,
+                    timeout=timeout,
+                    on_event=screen.tell,
+                    on_restart=lambda _: screen.end_line(),
+                ) as pieces:
+                    for piece in pieces.text:
+                        screen.write(piece)
+                    answer = pieces.answer()
             else:
                 answer = client.complete(
                     text,
@@ -94,26 +93,47 @@ def command(
                     constraints=limits,
                     max_output_tokens=max_output_tokens,
                     timeout=timeout,
-                    on_event=on_event,
+                    on_event=screen.tell,
                 )
-                if not as_json:
-                    click.echo(answer.text, nl=False)
+                screen.write(answer.text)
     except escalade.EscaladeError as error:
+        screen.end_line()
         raise refused(error, target) from error
     if as_json:
-        output.print_json(_as_json(answer, told))
+        output.print_json(_as_json(answer, screen.told))
     else:
-        click.echo()
-        sys.stdout.flush()
+        screen.end_line()
         click.echo(answer.story, err=True)
 
 
-def _echoed(stream: escalade.Stream) -> escalade.Answer:
-    """Show the text as it comes."""
-    with stream as pieces:
-        for piece in pieces.text:
-            click.echo(piece, nl=False)
-        return pieces.answer()
+class _Screen:
+    """The text on standard output, and what is announced on lines of their own on the other."""
+
+    def __init__(self, *, is_quiet: bool) -> None:
+        """Show nothing if ``is_quiet``; keep what was announced."""
+        self.told: list[str] = []
+        self._is_quiet = is_quiet
+        self._in_line = False
+
+    def tell(self, event: escalade.Announcement) -> None:
+        """Show an announcement; how it ends is said by the story, or by the error."""
+        line = str(event)
+        self.told.append(line)
+        if not self._is_quiet and not isinstance(event, escalade.Finished | escalade.Failed):
+            self.end_line()
+            click.echo(line, err=True)
+
+    def write(self, text: str) -> None:
+        """Show a piece of the answer."""
+        if text and not self._is_quiet:
+            click.echo(text, nl=False)
+            self._in_line = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """Let what follows begin on a line of its own."""
+        if self._in_line:
+            click.echo()
+            self._in_line = False
 
 
 def _evidence(text: str) -> escalade.Evidence:
@@ -123,23 +143,6 @@ def _evidence(text: str) -> escalade.Evidence:
         if word == kind:
             return escalade.Evidence(kind, signal_id)
     raise click.BadParameter(f"{word!r} is none of {', '.join(KINDS)}", param_hint="--evidence")
-
-
-def _teller(told: list[str], screen: TextIO | None) -> Callable[[escalade.Announcement], None]:
-    """Keep each announcement as one line; show it, unless it is the story that comes at the end."""
-
-    def tell(event: escalade.Announcement) -> None:
-        line = str(event)
-        told.append(line)
-        if screen is not None and not isinstance(event, escalade.Finished):
-            click.echo(line, file=screen)
-
-    return tell
-
-
-def _say_restart(_event: escalade.Retracted) -> None:
-    """Begin the new text on a line of its own: what stands above it is void."""
-    click.echo()
 
 
 def _as_json(answer: escalade.Answer, told: list[str]) -> dict[str, object]:

@@ -28,15 +28,15 @@ CHANGE = "change "
 LEAST_ROWS = 20
 """On a lower terminal there is no room for the panel's bars."""
 LESSONS = {
-    "skip": "Its quota is counted before the call: no error, no lost second. A sibling of the same"
-    " layer answers, still for nothing.",
+    "skip": "That its quota has ended is known before the call: no error, no lost second. A sibling"
+    " of the same layer answers, still for nothing.",
     "fallback": "A fallback: the call failed, a sibling of the same layer takes over. The agent"
     " asked once and sees one answer.",
     "escalated": "An escalation: no model of the layer can take it, so the next layer does. The"
     " agent is told who, where to and why before the first word.",
     "COMPLEXITY": "A jump: a task as hard as this goes straight to the reserve, and only such do.",
-    "DOWNGRADE": "A downgrade: the cap holds, to the cent. The best layer below answers, and says"
-    " so; the task is not lost.",
+    "DOWNGRADE": "A downgrade: no cap is overspent, and no task is lost. The best layer below"
+    " answers, and says so.",
     "retracted": "Half an answer is void: it is taken back, and another model starts over. Texts of"
     " two models are never mixed.",
     "quota": "Our count was not at its end: the provider is stricter than the file says. Its word"
@@ -112,8 +112,13 @@ class Screen:
             self._print(Text(f"x{done.number:>3} {done.chore.title}: LOST, {done.error}", "red"))
             return True
         is_news = False
-        notes = [note for event in done.events for note in self._notes(event, done.chore.type)]
         answer = done.answer
+        notes = [
+            note
+            for event in done.events
+            if not isinstance(event, escalade.Selected) or event.model.model == answer.model
+            for note in self._notes(event, done.chore.type)
+        ]
         self._usual[done.chore.type] = answer.model
         is_changed = bool(answer.escalations)
         self._print(self._line(done, answer, is_changed=is_changed))
@@ -157,10 +162,11 @@ class Screen:
             case escalade.Selected(model=model, skips=skips):
                 usual = self._usual.get(kind)
                 out = next((s for s in skips if s.model.model == usual), None)
-                if out is None or out.reason != "window_full" or out.model.layer != model.layer:
+                if out is None or out.verdict != "RATE" or out.model.layer != model.layer:
                     return []
                 name, to = (panel.short(m.model) for m in (out.model, model))
-                text = f"{name} has used {out.detail}: {to} takes it"
+                why = f"has used {out.detail}" if out.reason == "window_full" else out.detail
+                text = f"{name}: {why}, so {to} takes it"
                 return [(f"skip {name}", "skip", text, "cyan")]
             case escalade.Fallback(from_model=model, to_model=to, detail=detail):
                 self._failed.add(model.provider)
@@ -219,7 +225,8 @@ class Screen:
             (f" {self._step}: ", "bold"),
             f"{books.tasks}/{self._total} tasks, ",
             (f"{len(books.lost)} lost", "bold red" if books.lost else "bold green"),
-            f", {sum(books.escalations.values())} escalations, {books.fallbacks} fallbacks,"
+            f", {_counted(sum(books.escalations.values()), 'escalation')},"
+            f" {_counted(books.fallbacks, 'fallback')},"
             f" {output.usd(books.charged_nanos)} charged",
         )
         parts: list[RenderableType] = [Rule(style="dim"), head]
@@ -229,6 +236,10 @@ class Screen:
         if status is not None and self._out.height >= LEAST_ROWS:
             parts.append(panel.bars(status, self._out))
         return Group(*parts)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _cut(text: str, width: int) -> str:

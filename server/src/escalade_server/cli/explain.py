@@ -57,13 +57,10 @@ def command(
         output.print_json(plans.as_json(found, missing))
         return
     out = output.console()
-    out.print(
-        output.table(
-            ("layer", "model", "verdict", "why", "at most", "key"),
-            [_cells(row, found, missing) for row in found.rows],
-            out,
-        )
-    )
+    columns = ("layer", "model", "verdict", "at most", "key", "why")
+    out.print(output.table(columns, [_cells(row, found, missing) for row in found.rows], out))
+    for (provider, account), mend in missing.items():
+        output.say(out, output.no_key(provider, account, mend), "yellow")
     output.say(out, plans.sentence(found))
     for name, why in found.assessment.estimated:
         output.say(out, f"Estimated {name}: {why}.")
@@ -83,7 +80,7 @@ def _cells(
         model.layer,
         plans.name_of(model),
         Text(word, style),
-        why,
         output.usd(row.worst_nanos) if model.is_paid else "free",
-        Text(f"missing: {no_key}", "red") if no_key else "",
+        Text("missing", "red") if no_key else "",
+        why,
     )

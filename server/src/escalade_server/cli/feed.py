@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from rich.text import Text
 
 import escalade
-from escalade.v1.escalation_pb2 import AlertKind, EscalationReason, VerdictClass
+from escalade.v1.escalation_pb2 import AlertKind, Escalated, EscalationReason, VerdictClass
 from escalade.v1.operations_service_pb2 import FeedEntry, FeedKind, WatchEventsResponse
+from escalade_server.cli import output
 
 START, NOWHERE = "start", "0.0"
 """What is typed for the begin of what is kept; no feed has the other as a cursor."""
@@ -18,7 +19,6 @@ SHORT = {
     "wait_changed": "wait",
     "report_ready": "report",
     "strategy_reloaded": "strategy",
-    "task_ended": "task",
 }
 AGAIN_S, AGAIN_MOST_S = 0.5, 15.0
 """When a watch that broke is begun again: doubled each time, up to the second."""
@@ -71,26 +71,53 @@ async def follow(
         pause_s = min(2 * pause_s, AGAIN_MOST_S)
 
 
-def line(entry: FeedEntry, *, is_short: bool = False) -> Text:
-    """Write an entry as one line: when, what, for whom, and, unless short, where to go on."""
+def line(entry: FeedEntry) -> Text:
+    """Write an entry as one line: when, what, for whom, and where to go on."""
     kind = entry.WhichOneof("kind") or ""
-    time = entry.time.ToDatetime()
-    made = Text().append(f" {time:%H:%M:%S} " if is_short else f"{time:{TIME}} ", "dim")
-    word = f"{SHORT.get(kind, kind):<9}" if is_short else f"{kind.replace('_', ' '):<20}"
-    failed = kind == "task_ended" and not entry.task_ended.answered
-    made.append(f"{word} ", "red" if failed else STYLES.get(kind, ""))
+    made = Text().append(f"{entry.time.ToDatetime():{TIME}} ", "dim")
+    made.append(f"{kind.replace('_', ' '):<20} ", _style(entry, kind))
     made.append("; ".join(part for part in _words(entry, kind) if part))
     whose = " ".join(part for part in (entry.agent, entry.request_id) if part)
     made.append(f"  [{whose}]" if whose else "", "dim")
-    return made if is_short else made.append(f"  {entry.cursor}", "dim")
+    return made.append(f"  {entry.cursor}", "dim")
+
+
+def short(entry: FeedEntry) -> Text:
+    """Write an entry for a screen that cuts lines: what matters most comes first."""
+    kind = entry.WhichOneof("kind") or ""
+    made = Text().append(f" {entry.time.ToDatetime():%H:%M:%S} ", "dim")
+    word = SHORT.get(kind, kind)
+    if kind == "task_ended":
+        word = "answered" if entry.task_ended.answered else "failed"
+    made.append(f"{word:<9} ", _style(entry, kind))
+    made.append(f"{entry.request_id} " if entry.request_id else "", "bold")
+    return made.append("; ".join(part for part in _short_words(entry, kind) if part))
+
+
+def _style(entry: FeedEntry, kind: str) -> str:
+    failed = kind == "task_ended" and not entry.task_ended.answered
+    return "red" if failed else STYLES.get(kind, "")
+
+
+def _short_words(entry: FeedEntry, kind: str) -> Iterable[str]:
+    match kind:
+        case "escalated":
+            told = entry.escalated
+            return f"{_reason(told)}: {told.from_layer} → {told.to_layer}", told.detail
+        case "task_ended":
+            ended = entry.task_ended
+            model, cost = ended.model.model.rpartition("/")[2], ended.cost.charged_nano_usd
+            by = f"by {model}, {output.usd(cost)}" if ended.answered else ""
+            return by, ended.story
+        case _:
+            return _words(entry, kind)
 
 
 def _words(entry: FeedEntry, kind: str) -> Iterable[str]:
     match kind:
         case "escalated":
             told = entry.escalated
-            reason = _word(EscalationReason.Name(told.reason), "ESCALATION_REASON_")
-            return f"{told.from_layer} → {told.to_layer} ({reason})", told.detail
+            return f"{told.from_layer} → {told.to_layer} ({_reason(told)})", told.detail
         case "fallback":
             turn = entry.fallback
             return f"{turn.from_target.model} → {turn.to_target.model}", turn.detail
@@ -118,6 +145,10 @@ def _words(entry: FeedEntry, kind: str) -> Iterable[str]:
             return ("answered" if entry.task_ended.answered else "failed", entry.task_ended.story)
         case _:
             return ("an entry of a newer server",)
+
+
+def _reason(told: Escalated) -> str:
+    return _word(EscalationReason.Name(told.reason), "ESCALATION_REASON_")
 
 
 def _word(name: str, prefix: str) -> str:

@@ -159,6 +159,8 @@ def _enter(
         raise click.BadParameter("say why: the audit keeps it", param_hint="--reason")
     with _desk(*where) as (desk, counters):
         known = _known(name, counters)
+        if known is None and "/" not in name:  # as every key has: it was meant as a name
+            raise CommandError(_unknown(name, counters))
         key = known.key if known is not None else name
         value = _value(key, text)
         change = desk.enter(
@@ -182,6 +184,12 @@ def _known(name: str, counters: Iterable[Counter]) -> Counter | None:
         keys = ", ".join(each.key for each in found)
         raise CommandError(f"{name!r} is the name of several counters: {keys}.")
     return None
+
+
+def _unknown(name: str, counters: Iterable[Counter]) -> str:
+    names = ", ".join(f'"{each.label}"' for each in counters)
+    there = f"there are {names}" if names else "give --strategy for the names of its counters"
+    return f"no counter is named {name!r}: {there}."
 
 
 def _value(key: str, text: str) -> int:

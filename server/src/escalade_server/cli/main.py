@@ -1,6 +1,9 @@
 """`escalade`: the command line. One row of the table and one case make a command."""
 # ruff: noqa: PLC0415 - imports stand in the cases, so that a command waits for its own only
 
+import os
+from difflib import get_close_matches
+
 import click
 
 NAMES = (
@@ -9,10 +12,10 @@ NAMES = (
     "demo",
     "doctor",
     "explain",
+    "ledger",
     "model",
     "reload",
     "report",
-    "ledger",
     "schema",
     "serve",
     "simulate-providers",
@@ -22,10 +25,39 @@ NAMES = (
     "version",
     "watch",
 )
+LINE_MAX = 200
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
 class Commands(click.Group):
     """Loads a command when it is asked for: each waits for its own imports only."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command. gRPC's own lines on standard error only repeat what our errors say."""
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        return super().invoke(ctx)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was typed, or name the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], NAMES, n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with what they do, whole."""
+        rows = [
+            (name, made.get_short_help_str(LINE_MAX))
+            for name in NAMES
+            if (made := self.get_command(ctx, name)) is not None
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """List the names."""
@@ -73,7 +105,7 @@ class Commands(click.Group):
         return command
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings=HELP)
 @click.version_option(package_name="escalade-server", prog_name="escalade")
 def main() -> None:
     """Answers every task from the cheapest layer of models that can do it.

@@ -9,13 +9,20 @@ from pathlib import Path
 
 import click
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from escalade_server.core.words import usd as _usd
+
 PLAIN_WIDTH = 240
 """Columns of a line without a terminal: a file is not wrapped."""
-_NANOS_PER_USD = 1_000_000_000
+SHORT = 12
+"""Columns of a cell that is not folded while another one can be."""
+_WORD = re.compile(r"[^ ]+")
+_PIECE = re.compile(r"[^ /:-]+[/:-]*|[/:-]+")
+_SIGN = re.compile(r"[^ ]")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -52,18 +59,79 @@ def console() -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], out: Console) -> Table:
-    """Lay out rows: framed on a terminal, plain columns elsewhere."""
-    made = Table(box=box.ROUNDED if out.is_terminal else None, pad_edge=out.is_terminal)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    """Lay out rows: plain columns; on a terminal framed if they fit, else in folded cells.
+
+    On a terminal a column without anything in it is left out. What does not fit is folded between
+    words: numbers and names keep their line as long as there is room for them.
+    """
+    texts = [list(row) for row in rows]
+    used = [
+        place
+        for place in range(len(columns))
+        if not (out.is_terminal and texts) or any(len(row[place]) for row in texts)
+    ]
+    heads = [columns[place] for place in used]
+    grid = [[row[place] for place in used] for row in texts]
+    lines = [[str(cell) for cell in line] for line in zip(heads, *grid, strict=True)]
+    wide = [max(map(cell_len, line)) for line in lines]
+    framed = out.is_terminal and sum(wide) + 3 * len(used) + 1 <= out.width
+    made = Table(
+        box=box.ROUNDED if framed else None,
+        pad_edge=framed,
+        padding=(0, 1) if framed or not out.is_terminal else (0, 2, 0, 0),
+    )
+    widths = (
+        wide if framed or not out.is_terminal else _fitted(lines, out.width - 2 * (len(used) - 1))
+    )
+    for head, width in zip(heads, widths, strict=True):
+        made.add_column(head, overflow="fold", width=width if out.is_terminal else None)
+    for row in grid:
+        made.add_row(
+            *(
+                Text(_broken(cell, width)) if isinstance(cell, str) else cell
+                for cell, width in zip(row, widths, strict=True)
+            )
+        )
     return made
+
+
+def _fitted(lines: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Find widths for columns: the widest give way first, down to their words, then within them."""
+    wide = [max(map(cell_len, line)) for line in lines]
+    widths = list(wide)
+    for part, floor in ((_WORD, 2 * SHORT), (_PIECE, SHORT), (_SIGN, 1)):
+        parts = [[cell_len(it) for text in line for it in part.findall(text)] for line in lines]
+        least = [min(width, max(floor, *found)) for width, found in zip(wide, parts, strict=True)]
+        while sum(widths) > room:
+            able = [place for place, width in enumerate(widths) if width > least[place]]
+            if not able:
+                break
+            widths[max(able, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _broken(text: str, width: int) -> str:
+    """Break words that are too long for a line where a name has its joints."""
+    words = []
+    for word in re.split(r"( +)", text):
+        line, made = "", ""
+        for piece in _PIECE.findall(word) if cell_len(word) > width else [word]:
+            if line and cell_len(line + piece) > width:
+                made, line = f"{made}{line}\n", ""
+            line += piece
+        words.append(made + line)
+    return "".join(words)
 
 
 def say(out: Console, sentence: str, style: str = "") -> None:
     """Print one sentence as it is: never wrapped outside a terminal, no markup in it."""
     out.print(Text(sentence, style), soft_wrap=not out.is_terminal)
+
+
+def no_key(provider: str, account: str, mend: str) -> str:
+    """Say that an account has no key, and what to set."""
+    whose = provider if account == "default" else f"{provider} ({account})"
+    return f"No key for {whose}: {mend}."
 
 
 def print_json(data: object) -> None:
@@ -87,10 +155,8 @@ def write_page(path: Path, page: str) -> None:
 
 
 def usd(nanos: int) -> str:
-    """Write nano-dollars as dollars: cents from a dollar on, four places below."""
-    if nanos >= _NANOS_PER_USD or not nanos:
-        return f"${nanos / _NANOS_PER_USD:,.2f}"
-    return f"${nanos / _NANOS_PER_USD:.4f}"
+    """Write nano-dollars as dollars, as everywhere."""
+    return _usd(nanos)
 
 
 def bar(spent: int, held: int, limit: int, out: Console, width: int = 20) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +17,10 @@ from escalade.v1.operations_service_pb2 import (
     ModelStatus,
 )
 from escalade_server.cli import output
+from escalade_server.core.money import NANOS_PER_USD
 
-NARROW, WIDE = 12, 27
-"""Width of a bar and of a state, on a terminal of 80 columns and of 120."""
+NARROW, WIDE, STATE_WIDE = 12, 24, 30
+"""Width of a bar, on a terminal of 80 columns and of 110; of a state, which is as narrow on 80."""
 WIDE_FROM = 110
 NAME, MODEL, USE = 19, 16, 16
 NANOS = QuotaUnit.QUOTA_UNIT_NANO_USD
@@ -58,13 +60,12 @@ def bars(status: GetStatusResponse, out: Console) -> Table:
 
 def grid(rows: Iterable[Row], out: Console) -> Table:
     """Lay out rows in columns that stay where they are."""
-    width = _bar_width(out)
     made = Table.grid(padding=(0, 1))
     made.add_column(width=NAME, no_wrap=True)
     made.add_column(width=MODEL, no_wrap=True)
-    made.add_column(width=width)
+    made.add_column(width=_bar_width(out))
     made.add_column(width=USE, justify="right", no_wrap=True)
-    made.add_column(width=width, no_wrap=True)
+    made.add_column(width=STATE_WIDE if out.width >= WIDE_FROM else NARROW, no_wrap=True)
     for row in rows:
         made.add_row(*row)
     return made
@@ -114,6 +115,22 @@ def quota_rows(quotas: Sequence[Quota], label: str, style: str, out: Console) ->
         label = ""
 
 
+def agent_rows(quotas: Iterable[Quota], style: str, out: Console) -> Iterator[Row]:
+    """The rows of agents' own quotas, each agent by its name."""
+    by_agent: dict[str, list[Quota]] = {}
+    for quota in quotas:
+        by_agent.setdefault(_agent(quota), []).append(quota)
+    for agent, own in by_agent.items():
+        yield from quota_rows(own, f"agent {agent}", style, out)
+
+
+def _agent(quota: Quota) -> str:
+    """Whose it is: it is named `bo requests/day` or `bo monthly cap`."""
+    if quota.unit == NANOS:
+        return quota.name.removesuffix(f" {quota.period}ly cap")
+    return quota.name.rpartition(" ")[0]
+
+
 def tightest(quotas: Iterable[Quota]) -> Quota | None:
     """The quota of which the greatest share is used."""
     return max(quotas, key=lambda q: (q.spent + q.held) / max(q.limit, 1), default=None)
@@ -127,26 +144,35 @@ def bar(quota: Quota | None, style: str, out: Console) -> Text:
 
 
 def use(quota: Quota | None) -> str:
-    """Say what is spent, what is held beside it, and the limit."""
+    """Say what is spent, what is held beside it, and the limit; as exactly as there is room."""
     if quota is None:
         return ""
-    if quota.unit == NANOS:
-        held = f"+{_money(quota.held)}" if quota.held else ""
-        return f"{_money(quota.spent)}{held}/{_money(quota.limit)}"
-    held = f"+{_count(quota.held)}" if quota.held else ""
-    return f"{_count(quota.spent)}{held}/{_count(quota.limit)} {UNITS[quota.unit]}"
+    told = ""
+    for write in _MONEYS if quota.unit == NANOS else _COUNTS:
+        held = f"+{write(quota.held)}" if quota.held else ""
+        told = f"{write(quota.spent)}{held}/{write(quota.limit)}"
+        told = f"{told} {UNITS[quota.unit]}" if quota.unit in UNITS else f"${told.lstrip('$')}"
+        if len(told) <= USE:
+            break
+    return told
 
 
 def state(model: ModelStatus, out: Console) -> Text:
     """Say whether a model is up; on a wide terminal also until when it is not."""
-    if model.circuit == CircuitState.CIRCUIT_STATE_HALF_OPEN:
+    if probed(model):
         return Text("to be probed", "bold yellow")
     if model.verdict == OK:
         return Text("ok", "dim green")
     made = Text(STATES.get(model.reason, model.reason.replace("_", " ")), "bold red")
     if out.width >= WIDE_FROM and model.HasField("until"):
-        made.append(f" until {model.until.ToDatetime():%b %d %H:%M}", "red")
+        made.append(f" until {model.until.ToDatetime():%m-%d %H:%M}", "red")
     return made
+
+
+def probed(model: ModelStatus) -> bool:
+    """Whether its next call is a probe, and nothing else stands against it."""
+    half = model.circuit == CircuitState.CIRCUIT_STATE_HALF_OPEN
+    return half and (model.verdict == OK or model.reason == "circuit_open")
 
 
 def _bar_width(out: Console) -> int:
@@ -158,6 +184,12 @@ def _money(nanos: int) -> str:
     return output.usd(nanos).removesuffix(".00")
 
 
+def _dollars(nanos: int, places: int) -> str:
+    """Dollars without their sign, to so many places."""
+    told = f"{nanos / NANOS_PER_USD:.{places}f}"
+    return told.rstrip("0").rstrip(".") if places else told
+
+
 def _count(value: int) -> str:
     """A count in at most five characters."""
     if value >= 10 * _MEGA:
@@ -165,3 +197,21 @@ def _count(value: int) -> str:
     if value >= _MEGA:
         return f"{value / _MEGA:.1f}M"
     return f"{value / _KILO:.0f}k" if value >= 10 * _KILO else f"{value:,}"
+
+
+def _rough(value: int, places: int) -> str:
+    """A count in thousands, to so many places."""
+    if value >= _MEGA:
+        return f"{value / _MEGA:.0f}M"
+    if value < _KILO:
+        return f"{value}"
+    return f"{value / _KILO:.{places if value < 10 * _KILO else 0}f}".removesuffix(".0") + "k"
+
+
+_COUNTS: Sequence[Callable[[int], str]] = (
+    _count, *(partial(_rough, places=places) for places in (1, 0)),
+)  # fmt: skip
+_MONEYS: Sequence[Callable[[int], str]] = (
+    _money, *(partial(_dollars, places=places) for places in (4, 3, 2, 1, 0)),
+)  # fmt: skip
+"""From exact to short: the limit must never be what is cut off."""

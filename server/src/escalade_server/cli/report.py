@@ -19,6 +19,9 @@ from escalade_server.report.html import NOBODY, as_html, named
 from escalade_server.report.text import as_csv, cost_nanos, saving
 
 TIMEOUT_S = 30.0
+NARROW = 100
+"""Columns of a terminal below which a table has no room for ``DETAILS``."""
+DETAILS = ("cached", "reasoning")
 
 
 @click.command("report")
@@ -69,13 +72,17 @@ def _say(report: UsageReport, out: Console) -> None:
         ("agent", report.agents),
         ("task type", report.task_types),
     )
+    hidden = DETAILS if out.is_terminal and out.width < NARROW else ()
     for word, lines in tables:
         if lines:
             heads = [word, "tasks", "failed", "requests"]
             heads += ["input", "cached", "output", "reasoning"] if report.tracks_tokens else []
             heads += ["list value", "charged"]
-            rows = [_cells(line, report) for line in lines]
-            out.print(output.table(heads, rows, out))
+            shown = [place for place, head in enumerate(heads) if head not in hidden]
+            rows = [[_cells(line, report)[place] for place in shown] for line in lines]
+            out.print(output.table([heads[place] for place in shown], rows, out))
+    if hidden and report.tracks_tokens:
+        output.say(out, f"Left out for want of room: {', '.join(hidden)}; --csv has them.", "dim")
     if report.changes:
         changes = [
             (change.from_layer, change.to_layer, change.reason, f"{change.times:,}")

@@ -207,8 +207,7 @@ def _say(running: Running | Workers) -> None:
     loaded = running.loaded
     out.print(output.table(("layer", "model", "billing", "ready"), _rows(loaded), out))
     for (provider, account), why in bootstrap.missing_keys(loaded).items():
-        whose = provider if account == "default" else f"{provider} ({account})"
-        output.say(out, f"No key for {whose}: {why}.", "yellow")
+        output.say(out, output.no_key(provider, account, why), "yellow")
     for notice in loaded.notices:
         if notice.code != "NO_KEY":
             output.say(out, str(notice), "cyan")

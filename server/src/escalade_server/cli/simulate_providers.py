@@ -1,5 +1,6 @@
 """`escalade simulate-providers`: providers that answer, refuse and break as scripted."""
 
+import os
 from pathlib import Path
 
 import click
@@ -21,8 +22,13 @@ def command(*, scenario: str | None, port: int, as_json: bool) -> None:
         bootstrap.run(_simulate(text, port, as_json=as_json))
     except ScenarioError as error:
         raise CommandError(f"{scenario} cannot be played:\n{error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{scenario or f'port {port}'}: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{scenario}: {error}.") from error
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        if error.filename is not None:
+            raise CommandError(f"{error.filename} cannot be read: {why}.") from error
+        raise CommandError(f"cannot listen on port {port}: {why}; 0 is any free one.") from error
 
 
 async def _simulate(scenario: str | None, port: int, *, as_json: bool) -> None:

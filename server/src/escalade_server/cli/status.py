@@ -14,6 +14,7 @@ from escalade.v1.operations_service_pb2 import (
     CircuitState,
     GetStatusResponse,
     ModelStatus,
+    Waiter,
 )
 from escalade_server.cli import output
 from escalade_server.cli.client import DEFAULT_TARGET, connect, refused
@@ -21,6 +22,7 @@ from escalade_server.cli.status_watch import watch
 
 TIMEOUT_S = 10.0
 TIME = "%m-%d %H:%M"
+WAITERS_MOST = 20
 NARROW = 100
 """Columns below which bars are short, so that names keep their line."""
 NANOS = QuotaUnit.QUOTA_UNIT_NANO_USD
@@ -65,7 +67,14 @@ def _say(status: GetStatusResponse) -> None:
     if status.waiter_count:
         soonest = min((w.earliest.ToDatetime() for w in status.waiters), default=None)
         when = "" if soonest is None else f", until {soonest:{TIME}} UTC at the soonest"
-        output.say(out, f"{status.waiter_count} tasks wait for capacity{when}", "yellow")
+        tasks = "1 task waits" if status.waiter_count == 1 else f"{status.waiter_count} tasks wait"
+        output.say(out, f"{tasks} for capacity{when}", "yellow")
+        shown = status.waiters[:WAITERS_MOST]
+        if shown:
+            heads = ("place", "agent", "request", "since (UTC)", "not before", "class", "rule")
+            out.print(output.table(heads, map(_waiter_row, shown), out))
+        if shown and status.waiter_count > len(shown):
+            output.say(out, f"and {status.waiter_count - len(shown)} more", "dim")
     for key in status.strategy.not_in_effect:
         output.say(out, key, "dim")
     if status.strategy.refused_why:
@@ -124,6 +133,19 @@ def _quotas(status: GetStatusResponse) -> Iterator[Quota]:
             yield from model.quotas
         yield from layer.quotas
     yield from status.quotas
+
+
+def _waiter_row(waiter: Waiter) -> Sequence[str]:
+    earliest = waiter.earliest.ToDatetime() if waiter.HasField("earliest") else None
+    return (
+        str(waiter.position),
+        waiter.agent,
+        waiter.request_id,
+        f"{waiter.since.ToDatetime():{TIME}}",
+        "" if earliest is None else f"{earliest:{TIME}}",
+        _word(VerdictClass.Name(waiter.reason), "VERDICT_CLASS_"),
+        waiter.rule,
+    )
 
 
 def _amount(quota: Quota, value: int) -> str:

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from escalade.v1.escalation_pb2 import VerdictClass
 from escalade.v1.operations_service_pb2 import (
-    CircuitState,
     FeedEntry,
     GetStatusResponse,
     ModelStatus,
@@ -27,7 +26,7 @@ from escalade_server.cli import feed, output, panel
 
 EVENTS_KEPT = 200
 EVENTS_LEAST = 4
-OUT_LEAST, OUT_MOST, WAITERS_MOST = 3, 8, 3
+OUT_LEAST, OUT_MOST, WAITERS_LEAST, WAITERS_MOST = 3, 8, 2, 3
 HEAD_ROWS = 3
 RULES = 2
 """Lines above the bars, and above the events."""
@@ -58,7 +57,7 @@ class Screen:
 
     def add(self, entry: FeedEntry) -> None:
         """Take an event."""
-        self._events.append(feed.line(entry, is_short=True))
+        self._events.append(feed.short(entry))
 
     def say(self, sentence: str) -> None:
         """Take a sentence among the events."""
@@ -70,9 +69,12 @@ class Screen:
         if status is None:
             return Text(self.trouble or f"asking {self._target} ...", "yellow")
         room = out.height - HEAD_ROWS - RULES - EVENTS_LEAST
-        notes = [*_outs(status), *_waits(status)]
-        rows = _rows(status, out, room, len(notes))
-        notes = _first(notes, max(room - len(rows), 1))
+        outs, waits = list(_outs(status)), list(_waits(status))
+        least = min(len(outs), OUT_LEAST) + min(len(waits), WAITERS_LEAST)
+        rows = _rows(status, out, room, least, len(outs) + len(waits))
+        most = max(room - len(rows), 1)
+        notes = _first(outs, max(most - min(len(waits), WAITERS_LEAST), 1))
+        notes += waits[: max(most - len(notes), 0)]
         left = max(room - len(rows) - len(notes), 0) + EVENTS_LEAST
         events = list(self._events)[-left:] or [Text(self.quiet or "nothing yet", "dim")]
         lines: list[RenderableType] = [
@@ -111,15 +113,16 @@ class Screen:
         yield _one_line(third)
 
 
-def _rows(status: GetStatusResponse, out: Console, room: int, notes: int) -> list[panel.Row]:
+def _rows(
+    status: GetStatusResponse, out: Console, room: int, least: int, notes: int
+) -> list[panel.Row]:
     """Draw every quota if there is room beside the notes, else the tightest of each model."""
-    most, room = room - min(notes, OUT_MOST), room - min(notes, OUT_LEAST)
+    most, room = room - min(notes, OUT_MOST), room - least
+    whole = [quota for quota in status.quotas if quota.scope == "strategy"]
+    agents = [quota for quota in status.quotas if quota.scope == "agent"]
     overall = [
-        row
-        for label, scope in (("all layers", "strategy"), ("agents", "agent"))
-        for row in panel.quota_rows(
-            [quota for quota in status.quotas if quota.scope == scope], label, "cyan", out
-        )
+        *panel.quota_rows(whole, "all layers", "cyan", out),
+        *panel.agent_rows(agents, "cyan", out),
     ]
     every = [row for layer in status.layers for row in panel.all_rows(status, layer, out)]
     if len(every) + len(overall) <= most:
@@ -138,16 +141,22 @@ def _outs(status: GetStatusResponse) -> Iterator[Text]:
     """Say of each model that is out why, and until when."""
     for layer in status.layers:
         for model in layer.models:
-            half = model.circuit == CircuitState.CIRCUIT_STATE_HALF_OPEN
+            half = panel.probed(model)
             if model.verdict == panel.OK and not half:
                 continue
-            until = _until(status, model)
-            word = panel.STATES.get(model.reason, model.reason.replace("_", " "))
+            until, detail = _until(status, model), model.detail
+            word = f" {panel.STATES.get(model.reason, model.reason.replace('_', ' '))}"
+            if half:
+                word = " to be probed"
+            elif model.reason == "cooldown" and until and detail:
+                word = ""  # the bar above says it, and the line is short for the reason
+            elif model.reason == "disabled":
+                detail = detail.removeprefix("set aside ")
             yield Text.assemble(
                 (" ! ", "bold red"),
                 (panel.short(model.target.model), "bold"),
-                f" {'to be probed' if half else word}{until}",
-                (f": {model.detail}" if model.detail else "", "dim"),
+                f"{word}{until}",
+                (f": {detail}" if detail else "", "dim"),
             )
 
 

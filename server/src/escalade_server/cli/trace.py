@@ -2,7 +2,9 @@
 
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 from google.protobuf.json_format import MessageToDict
@@ -17,7 +19,7 @@ from escalade_server.report.waterfall import Axis, Kind, Row, Waterfall, as_html
 
 TIMEOUT_S = 10.0
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
-NAME, TIME, TOKENS, COST = 27, 8, 13, 8
+NAME_MOST = 32
 WIDTH_MOST = 140
 STYLES = {
     Kind.TASK: "bold",
@@ -62,39 +64,61 @@ def command(*, request_id: str, target: str, html: Path | None, as_json: bool) -
         show(waterfall_of(told), output.console())
 
 
+class Widths(NamedTuple):
+    """Of the columns beside the bars: as wide as what is in them."""
+
+    name: int
+    time: int
+    tokens: int
+    cost: int
+
+
 def show(told: Waterfall, out: Console) -> None:
     """Print a waterfall: bars on a terminal and in a file alike."""
     width = min(out.width if out.is_terminal else WIDTH_MOST, WIDTH_MOST)
     output.say(out, told.story or told.title, "bold")
     output.say(out, "  ".join(f"{name} {value}" for name, value in told.facts), "dim")
-    axis, room = Axis(told.rows), max(width - NAME - TIME - TOKENS - COST - 4, 10)
-    head = f"{'':<{NAME}} {_scale(axis, room)} {'':>{TIME}} {'tokens':>{TOKENS}} {'cost':>{COST}}"
+    heads = ("", "", "tokens", "cost")
+    cells = [heads, *((_label(row), _took(row), row.tokens, row.cost) for row in told.rows)]
+    sizes = Widths(*(max(map(len, column)) for column in zip(*cells, strict=True)))
+    axis, room = Axis(told.rows), max(width - sum(sizes) - len(sizes), 10)
+    head = f"{'':<{sizes.name}} {_scale(axis, room)} {_figures(heads, sizes)}"
     output.say(out, head.rstrip(), "dim")
     for row in told.rows:
-        out.print(_line(row, axis, room, out), soft_wrap=not out.is_terminal)
+        out.print(_line(row, axis, room, sizes, out), soft_wrap=not out.is_terminal)
         for note in row.notes:
             _print_note(note, row.depth, width, out)
     if axis.is_bent:
         output.say(out, "Waits are drawn shorter than they were.", "dim")
 
 
-def _line(row: Row, axis: Axis, room: int, out: Console) -> Text:
-    """Draw one row: its name, its bar on the common axis, and its figures."""
+def _label(row: Row) -> str:
     label = f"{'  ' * row.depth}{row.name}"
-    label = label if len(label) <= NAME else f"{label[: NAME - 1]}…"
+    return label if len(label) <= NAME_MOST else f"{label[: NAME_MOST - 1]}…"
+
+
+def _took(row: Row) -> str:
+    return span(row.end_ms - row.start_ms)
+
+
+def _figures(cells: Sequence[str], sizes: Widths) -> str:
+    return " ".join(f"{cell:>{size}}" for cell, size in zip(cells[1:], sizes[1:], strict=True))
+
+
+def _line(row: Row, axis: Axis, room: int, sizes: Widths, out: Console) -> Text:
+    """Draw one row: its name, its bar on the common axis, and its figures."""
+    label = _label(row)
     full, wait = ("█", "░") if out.encoding.startswith("utf") else ("#", ".")
     begin = min(round(axis.at(row.start_ms) * room), room - 1)
     length = max(round(axis.at(row.end_ms) * room) - begin, 1)
     bar = (wait if row.kind is Kind.WAIT else full) * length
     if row.end_ms == row.start_ms:
         bar = "|"
-    figures = (
-        f" {span(row.end_ms - row.start_ms):>{TIME}} {row.tokens:>{TOKENS}} {row.cost:>{COST}}"
-    )
+    figures = _figures((label, _took(row), row.tokens, row.cost), sizes).rstrip()
     style = STYLES[row.kind]
-    made = Text(f"{label:<{NAME}} ", style)
-    made.append(f"{' ' * begin}{bar:<{room - begin}}", style.removeprefix("bold "))
-    return made.append(figures.rstrip(), "")
+    made = Text(f"{label:<{sizes.name}} ", style)
+    made.append(f"{' ' * begin}{bar:<{room - begin}} ", style.removeprefix("bold "))
+    return made.append(figures, "")
 
 
 def _print_note(note: str, depth: int, width: int, out: Console) -> None:

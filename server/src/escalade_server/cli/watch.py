@@ -42,7 +42,7 @@ def command(
     except KeyboardInterrupt:
         return
     except escalade.CursorExpired as error:
-        raise CommandError(f"{error.message}: `--since start` begins there.") from error
+        raise CommandError(f"{error.message}.") from error
     except escalade.EscaladeError as error:
         raise refused(error, target) from error
 
@@ -60,8 +60,12 @@ async def _watch(
     def told(sentence: str) -> None:
         click.echo(f"{sentence}.", err=True)
 
+    is_told = as_json or not out.is_terminal
     async with connect_async(target) as client:
         async for response in feed.follow(client, since, told, kinds=kinds, layers=layers):
+            if not is_told:
+                is_told = True
+                told(f"Watching {target}: what happens is told here, until Ctrl+C")
             for entry in response.entries:
                 if as_json:
                     output.print_json_line(MessageToDict(entry))

@@ -13,13 +13,16 @@ VOID = ("failed", "retracted", "rejected", "cancelled", "unreported")
 
 def waterfall_of(told: GetTraceResponse) -> Waterfall:
     """Lay out a trace: what is a part of what is indented, and all is in its order of time."""
-    depths, tried = dict[str, int](), set[str]()
+    depths = dict[str, int]()
     rows = []
+    tried = {
+        span.attributes.get(c.MODEL, ""): int(span.attributes[c.ATTEMPT])
+        for span in reversed(told.spans)
+        if c.ATTEMPT in span.attributes
+    }
     for span in told.spans:
         depth = depths.get(span.parent_id, -1) + 1
         depths[span.span_id] = depth
-        if c.ATTEMPT_STATUS in span.attributes:
-            tried.add(span.attributes.get(c.MODEL, ""))
         rows.append(_row(span, depth, tried))
     root = dict(told.spans[0].attributes) if told.spans else {}
     state = root.get(c.OUTCOME, "runs still").replace("_", " ")
@@ -35,7 +38,7 @@ def waterfall_of(told: GetTraceResponse) -> Waterfall:
     return Waterfall(f"Task {told.request_id}", told.story, tuple(facts), tuple(rows))
 
 
-def _row(span: TraceSpan, depth: int, tried: set[str]) -> Row:
+def _row(span: TraceSpan, depth: int, tried: Mapping[str, int]) -> Row:
     known = span.attributes
     name, kind = span.name, Kind.STEP
     if not depth:
@@ -69,7 +72,7 @@ def _tokens(known: Mapping[str, str]) -> str:
     return f"{int(known[c.INPUT_TOKENS]):,} → {int(known.get(c.OUTPUT_TOKENS, 0)):,}"
 
 
-def _notes(span: TraceSpan, kind: Kind, tried: set[str]) -> Iterator[str]:
+def _notes(span: TraceSpan, kind: Kind, tried: Mapping[str, int]) -> Iterator[str]:
     """Say why a layer was entered, why an attempt failed, what a wait waits for."""
     known = span.attributes
     if kind is Kind.LAYER and c.REASON in known:
@@ -92,14 +95,18 @@ def _notes(span: TraceSpan, kind: Kind, tried: set[str]) -> Iterator[str]:
         yield from _happened(event, tried)
 
 
-def _happened(event: TraceEvent, tried: set[str]) -> Iterator[str]:
+def _happened(event: TraceEvent, tried: Mapping[str, int]) -> Iterator[str]:
     known = event.attributes
     match event.name:
         case c.EVENT_SELECTED:
-            passed = known.get(c.PASSED_OVER, "").split("; ")
-            left = [each for each in passed if each and each.rpartition(": ")[0] not in tried]
+            number, passed = int(known[c.ATTEMPT]), known.get(c.PASSED_OVER, "").split("; ")
+            left = [
+                each  # what was tried before stands there with its failure
+                for each in passed
+                if each and tried.get(each.rpartition(": ")[0], number) >= number
+            ]
             if left:
-                yield f"passed over for attempt {known[c.ATTEMPT]}: {'; '.join(left)}"
+                yield f"passed over for attempt {number}: {'; '.join(left)}"
         case c.EVENT_FALLBACK:
             yield f"fallback from {known[c.FROM_MODEL]} to {known[c.TO_MODEL]}: {known[c.FAILURE]}"
         case c.EVENT_RETRACTED:

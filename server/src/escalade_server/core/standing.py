@@ -151,7 +151,10 @@ class Verdict(NamedTuple):
     @property
     def detail(self) -> str:
         """Say it in words."""
-        return words.used(self.counter, self.used) if self.counter and not self.note else self.note
+        if self.note or self.counter is None:
+            return self.note
+        said = words.used(self.counter, self.used)
+        return said if self.used >= self.counter.limit else f"{said}, which leaves too little"
 
 
 OK = Verdict(VerdictClass.OK)

@@ -81,6 +81,8 @@ class Engine:
         self.desk = ResumeDesk(resume_secret or SystemEntropy.secret(), clock)
         self.sessions = sessions
         self.drains = 0
+        self.ledger_wrong, self.free_goes_on = "", False
+        """Why nothing can be booked now, if so; and whether free models go on all the same (S8)."""
         self.draining = False
         self.classifier, self.checker = classifier, checker
         self.mistakes = mistakes or LoopMistakes(entropy)

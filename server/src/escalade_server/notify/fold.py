@@ -78,7 +78,8 @@ def words_of(entry: Entry) -> Words | None:
         case WaitNews(waiting=True, notify=True) if news.reason is not VerdictClass.HELD:
             earliest: dict[str, str | int] = {"earliest_ms": news.earliest_ms, "rule": news.rule}
             text = f"a task waits for capacity ({news.reason.value}): {news.rule}"
-            cause = f"waiting {news.reason.value} {news.rule}"
+            # The rule says how much is used, too: it reads otherwise for every task.
+            cause = f"waiting {news.reason.value} {news.rule.partition(': ')[0]}"
             return Words(WAITING, cause, text, earliest)
         case ReportNews():
             text = f"the usage report of {news.day}: {news.summary or 'it is ready'}"

@@ -170,7 +170,7 @@ class DialectProvider:
         until_ms = used_up_ms(response.headers, self.limits, now_ms)
         if until_ms is not None and until_ms > now_ms:
             cls = _C.QUOTA_WINDOW if is_long_wait(until_ms, now_ms) else _C.RATE_SHORT
-            bench = Bench(until_ms, cls, "its last answer said that nothing is left until then")
+            bench = Bench(until_ms, cls, "its last answer said that nothing is left")
             self.heed(SetBench(model.key, bench))
 
     async def _refusal(self, response: HttpResponse, candidate: Candidate) -> Failure:

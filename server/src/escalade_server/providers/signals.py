@@ -41,6 +41,7 @@ _WORDS: Final[Mapping[FailureClass, str]] = {
     _C.UNKNOWN: "unclassified error",
     _C.CANCELLED: "cancelled",
 }
+_REDIRECTED: Final = "a redirect, which is never followed: see `base_url`"
 
 
 class Rank(IntEnum):
@@ -176,9 +177,10 @@ def _failure(
         where.append(code)
     if cls is _C.UNKNOWN:
         where.append(f"text {_digest(evidence)}")
+    words = _REDIRECTED if evidence.status // 100 == 3 else _WORDS[cls]
     return Failure(
         cls,
-        f"{_WORDS[cls]} ({', '.join(where)})",
+        f"{words} ({', '.join(where)})",
         http_status=evidence.status,
         code=code,
         reset_at_ms=None if reset_ms is None else int(reset_ms),

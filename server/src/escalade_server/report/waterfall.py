@@ -14,6 +14,8 @@ from escalade_server.report.page import page
 
 WAITS_SHARE = 0.3
 """Of the axis, for waits that took longer than all the rest."""
+SEEN_MS = 100
+"""What is done beside waits that takes less is not worth a bend."""
 TICKS = 4
 
 
@@ -64,7 +66,7 @@ class Axis:
         self._waits = [(r.start_ms, r.end_ms) for r in rows if r.kind is Kind.WAIT]
         waited = sum(end - start for start, end in self._waits)
         worked = max(self.end_ms - self.start_ms - waited, 1)
-        self.is_bent = waited > worked
+        self.is_bent = waited > worked >= SEEN_MS
         """Waits are drawn shorter than they were."""
         self._pace = worked * WAITS_SHARE / (1 - WAITS_SHARE) / waited if self.is_bent else 1.0
         self._length = max(worked + waited * self._pace, 1.0)

@@ -1,14 +1,15 @@
 """What must hold for every task at every step, whatever the world does. One class, one promise.
 
-A checker names the commands and facts it looks at, and raises ``Violation`` at the first that
-breaks its promise. What the books must hold is in ``auditors``.
+A checker names the events, commands and facts it looks at, and raises ``Violation`` at the first
+that breaks its promise. What the books must hold is in ``auditors`` and ``bills``.
 """
 
 from collections import Counter as Tally
 from typing import Protocol
 
+from escalade_server.core.catalog import Model
 from escalade_server.core.commands import CallModel, Command, Deliver, End, Reserve, Settle
-from escalade_server.core.events import TextDelta
+from escalade_server.core.events import AttemptFailed, ChunkArrived, Event, TextDelta
 from escalade_server.core.facts import (
     Escalated,
     Fact,
@@ -19,12 +20,15 @@ from escalade_server.core.facts import (
     Selected,
     Waiting,
 )
+from escalade_server.core.failure import FailureClass
+from escalade_server.core.standing import CircuitState
 from escalade_server.core.task import Delivery, Text
 from escalade_server.core.trace import AttemptStatus
+from escalade_server.engine.health import Health
 from escalade_server.simulation.driver import Play
 from escalade_server.simulation.gates import is_gated, winner_of
 
-Seen = Command | Fact
+Seen = Event | Command | Fact
 
 
 class Violation(Exception):
@@ -37,7 +41,7 @@ class Violation(Exception):
 
 
 class Checker(Protocol):
-    """Looks at every command and fact of the kinds it names, and at the end of a run."""
+    """Looks at every event, command and fact of the kinds it names."""
 
     @property
     def kinds(self) -> tuple[type[Seen], ...]:
@@ -149,18 +153,26 @@ class CircuitsRespected:
         """Look at one."""
         driver = play.driver
         if isinstance(what, Selected):
-            shut = driver.health.is_shut(what.model, now_ms)
+            shut = _is_open(what.model, driver.health, now_ms)
             demand(not shut, self, f"called {what.model.key} on an open circuit")
         elif isinstance(what, Reserve):
             benches = driver.ledger.standing().benches
             for candidate in what.candidates:
                 model = candidate.model
-                shut = driver.health.is_shut(model, now_ms)
+                shut = _is_open(model, driver.health, now_ms)
                 demand(not shut, self, f"reserved {model.key} on an open circuit")
                 for key in (model.key, model.account_key, model.provider):
                     bench = benches.get(key)
                     rests = bench is not None and bench.until_ms > now_ms
                     demand(not rests, self, f"reserved {model.key}, which is set aside")
+
+
+def _is_open(model: Model, health: Health, now_ms: int) -> bool:
+    """Ask in both ways in which the product asks: neither may be blind."""
+    circuits = health.circuits(now_ms)
+    found = (circuits.get(key) for key in (model.provider, model.key))
+    shown = any(one is not None and one.state is CircuitState.OPEN for one in found)
+    return shown or health.is_shut(model, now_ms)
 
 
 class LimitsRespected:
@@ -317,8 +329,37 @@ class ReportsTrue:
             )
 
 
+class AnswersAreWhole:
+    """An answer is one by its provider's own finish reason, or its filter (DESIGN 6, 6)."""
+
+    kinds = (ChunkArrived, AttemptFailed, End)
+
+    def __init__(self) -> None:
+        self._finished: set[tuple[int, int]] = set()
+
+    def see(self, play: Play, what: Seen, now_ms: int) -> None:
+        """Look at one."""
+        del now_ms
+        if isinstance(what, ChunkArrived):
+            finished = what.finish is not None
+        elif isinstance(what, AttemptFailed):
+            finished = what.failure.cls in (FailureClass.CONTENT, FailureClass.REFUSAL)
+        else:
+            if isinstance(what, End) and isinstance(what.outcome, Finished):
+                number = winner_of(what.outcome).number
+                routed = play.request.delivery is Delivery.ROUTE  # its caller's word is taken
+                whole = routed or (play.number, number) in self._finished
+                demand(whole, self, f"the answer of {number} has no finish reason")
+            return
+        if finished:
+            self._finished.add((play.number, what.attempt))
+
+
 class GatesHold:
-    """Nothing of an answer that failed a gate was ever delivered, unless it stands in (R21)."""
+    """Nothing of an answer that failed a gate was ever delivered, unless it stands in (R21).
+
+    Its layer is left for good.
+    """
 
     kinds = (Selected, Deliver, End)
 
@@ -335,6 +376,11 @@ class GatesHold:
         elif isinstance(what, Deliver):
             self._delivered.setdefault(number, set()).add(what.attempt)
         elif isinstance(what, End):
+            left: set[str] = set()
+            for made in what.outcome.report.attempts:
+                demand(made.model.layer not in left, self, f"{made.number} is in a rejected layer")
+                if made.status is AttemptStatus.REJECTED:
+                    left.add(made.model.layer)
             rejected = {a.number for a in what.outcome.report.attempts if is_gated(a)}
             if isinstance(what.outcome, Finished) and what.outcome.unmet is not None:
                 rejected.discard(winner_of(what.outcome).number)

@@ -11,8 +11,10 @@ from escalade_server.core.facts import Escalated, Failed, Finished, Outcome, Ret
 from escalade_server.engine.calendar import Calendar
 from escalade_server.simulation.agenda import Agenda
 from escalade_server.simulation.auditors import Auditor
+from escalade_server.simulation.bills import BilledIsBooked
 from escalade_server.simulation.books import Books
 from escalade_server.simulation.checkers import (
+    AnswersAreWhole,
     AttemptsBounded,
     ChangesAnnounced,
     Checker,
@@ -59,7 +61,8 @@ def checkers(of: World) -> list[Checker]:
         OneEnding(), ChangesAnnounced(), NoSplice(), CircuitsRespected(), AttemptsBounded(),
         LimitsRespected(of.providers.lies), SettledOnce(), InstantsAhead(), ReportsTrue(),
         EndsInTime(clock_is_steady=not of.jumps), GatesHold(),
-        WaitsHold(clock_is_steady=not of.jumps), SessionsHold(),
+        WaitsHold(clock_is_steady=not of.jumps), SessionsHold(), BilledIsBooked(),
+        AnswersAreWhole(),
     ]  # fmt: skip
 
 
@@ -104,6 +107,8 @@ class Trial:
         self.verdict.lines.append(line)
         if not self.resilience.opened_us and self.world.sick is not None:
             self.resilience.look(self.driver.health.circuits(now_ms), self.agenda.now_us)
+        for checker in looking.get(type(event), ()):
+            checker.see(play, event, now_ms)
         for command in commands:
             what: Seen = command.fact if isinstance(command, Announce) else command
             for checker in looking.get(type(what), ()):

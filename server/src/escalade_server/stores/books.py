@@ -67,6 +67,7 @@ class Books(Shelf):
                 self.settle(order, self._now_ms)
         self._bury(alone=self._crew is None or self._crew.first)
         self.sweep()
+        self._look_at_all()
         self.commit()
 
     def _bury(self, *, alone: bool = False) -> None:
@@ -98,6 +99,7 @@ class Books(Shelf):
         for row in list(self._rows.values()):
             key, of_row = row.account.key, marks.get(row.account.key)
             row.mark = self.feed.next_mark(key, row.balance.window, of_row) if of_row else None
+        self._look_at_all()
 
     # ------------------------------------------------------------------ one batch of orders
 
@@ -342,6 +344,11 @@ class Books(Shelf):
     def _put_and_tell(self, row: Row, balance: Balance) -> None:
         self._put(row, balance)
         self._look_at(row)
+
+    def _look_at_all(self) -> None:
+        """A limit that was lowered may have passed marks; a full counter meets no settlement."""
+        for row in list(self._rows.values()):
+            self._look_at(row)
 
     def _look_at(self, row: Row) -> None:
         if row.mark is not None and row.balance.spent >= row.mark:

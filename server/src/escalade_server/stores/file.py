@@ -72,6 +72,8 @@ def refusal(path: str | None, error: Exception) -> StoreError:
         return StoreError(
             f"{path} is damaged or no database ({error}); it was left as it is: {MEND}"
         )
+    if isinstance(error, FileNotFoundError):
+        return StoreError(f"{path} cannot be opened: make its folder, or choose another state")
     return StoreError(f"{path} cannot be opened: {error}")
 
 

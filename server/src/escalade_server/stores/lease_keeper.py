@@ -144,7 +144,7 @@ class Keeper(Beneath):
         bundles = {id(each.chunk): each for each in self._bundles.values() if each.chunk}
         for chunk in list(self._chunks.alive.values()):
             bundle = bundles.get(id(chunk))
-            if any(chunk.lease.used) or chunk.sums:
+            if chunk.pending is not None or any(chunk.lease.used) or chunk.sums:
                 await (self._renew(chunk, bundle) if bundle else self._give_back(chunk))
 
     def _durable(self, chunk: Chunk) -> Awaitable[None]:

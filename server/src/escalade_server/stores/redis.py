@@ -142,8 +142,8 @@ class RedisStore(Beside):
     ) -> None:
         """Go on with the counters of another strategy; see ``Store``."""
         self._counters = self._writer.counters = tuple(counters)
-        self._news.adopt(self._counters)
-        self._news.marks = marks or {}
+        now_ms = self._clock.now_ms() + self._shift_ms
+        self._news.change(self._counters, marks or {}, self._view.board.standing(now_ms), now_ms)
 
     def standing(self, now_ms: int) -> Standing:
         """Answer shared state as last told; circuits are not kept here."""

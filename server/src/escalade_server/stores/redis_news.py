@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from escalade_server.core.alerting import Mark
 from escalade_server.core.catalog import Counter
-from escalade_server.core.standing import Balance
+from escalade_server.core.standing import Balance, Standing
 from escalade_server.core.words import used
 from escalade_server.engine.news import (
     AlertNews,
@@ -58,6 +58,16 @@ class News:
     def adopt(self, counters: Sequence[Counter]) -> None:
         """Know the counters of a strategy by their keys."""
         self._counters = {counter.key: counter for counter in counters}
+
+    def change(
+        self, counters: Sequence[Counter], marks: Mapping[str, Sequence[Mark]],
+        standing: Standing, now_ms: int,
+    ) -> None:  # fmt: skip
+        """Go on with another strategy: a limit that was lowered may have passed marks."""
+        self.adopt(counters)
+        self.marks = marks
+        for key, balance in standing.balances.items():
+            self.look_at(key, balance, now_ms)
 
     def record(self, entries: Sequence[Entry]) -> None:
         """Let entries wait."""

@@ -4,12 +4,16 @@ import re
 from collections.abc import Iterator
 
 from escalade_server.core.catalog import Billing, Catalog, Model, Unit
+from escalade_server.core.money import worst_cost_nanos
 from escalade_server.core.rules import OnComplexity, OnRateLimit
-from escalade_server.core.triggers import ComplexityTrigger, Condition, LayerTrigger
+from escalade_server.core.triggers import Comparison, ComplexityTrigger, Condition, LayerTrigger
+from escalade_server.core.words import usd
 from escalade_server.strategy.errors import Level, Notice, did_you_mean
 from escalade_server.strategy.resolve import is_jump
 from escalade_server.strategy.vendors import FREE_TIERS, RETIRED
 from escalade_server.strategy.vocabulary import known_words
+
+SCORE_MAX_MICRO = 10_000_000
 
 Lines = dict[str, int]
 """Where each model (by key) and each layer (by name) stands in the file."""
@@ -22,6 +26,7 @@ def advise(catalog: Catalog, lines: Lines) -> list[Notice]:
         *no_way_up(catalog, lines),
         *paid_first(catalog, lines),
         *one_provider(catalog, lines),
+        *never_fits(catalog, lines),
         *free_but_priced(catalog, lines),
         *unlimited_blocks(catalog, lines),
         *unknown_words(catalog, lines),
@@ -59,21 +64,54 @@ def no_way_up(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
         sentence = "there is one layer only: when it is out, every task fails."
         yield advice("NO_WAY_UP", lines[layer.name], sentence, "Add a second layer.")
     indexes = {layer.name: layer.index for layer in catalog.layers}
-    jumps = catalog.rules.on_complexity is not OnComplexity.IGNORE
     for layer in catalog.layers[1:]:
         ways = [
-            (jumps or catalog.scoring.threshold_micro is None)
-            if isinstance(trigger, ComplexityTrigger) and is_jump(trigger)
-            else not isinstance(trigger, LayerTrigger) or indexes[trigger.layer] < layer.index
+            indexes[trigger.layer] < layer.index
+            if isinstance(trigger, LayerTrigger)
+            else can_fire(trigger, catalog)
             for trigger in layer.triggers
         ]
         if ways and not any(ways):
-            sentence = f"no trigger of {layer.name} can ever fire: none names a layer before it."
+            sentence = (
+                f"no trigger of {layer.name} can ever fire: none names a layer before it, or a"
+                " score that a task can have."
+            )
             mend = f"Write `trigger: {catalog.layers[layer.index - 1].name}.exhausted`."
             yield advice("NEVER_ENTERED", layer.triggers[0].line, sentence, mend)
     if catalog.rules.on_rate_limit is OnRateLimit.NEXT_MODEL and len(catalog.layers) > 1:
         sentence = "rate_limit_hit: next_model keeps a rate-limited task in its layer."
         yield advice("RATE_LIMIT_STAYS", 0, sentence, "Write `rate_limit_hit: next_layer`.")
+
+
+def can_fire(trigger: ComplexityTrigger, catalog: Catalog) -> bool:
+    """Tell whether a task can have such a score, and whether it is asked for one at all (R4)."""
+    if not is_jump(trigger):
+        return trigger.comparison is not Comparison.LT or trigger.value_micro > 0
+    threshold = catalog.scoring.threshold_micro
+    if threshold is not None and catalog.rules.on_complexity is OnComplexity.IGNORE:
+        return False
+    number = trigger.value_micro if threshold is None else threshold
+    return trigger.comparison is not Comparison.GT or number < SCORE_MAX_MICRO
+
+
+def never_fits(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
+    """Report limits that are smaller than one call: nothing passes them, or little (R14)."""
+    tokens = catalog.rules.output_tokens_default
+    for model in catalog.models:
+        most = min(tokens, model.output_tokens_max or tokens) + model.reasoning_bound_tokens
+        worst = worst_cost_nanos(0, most, model.price) if model.is_paid else 0
+        for counter in model.counters:
+            line, name, label = lines[model.key], name_of(model), counter.label
+            if counter.unit is Unit.NANOS and counter.limit < worst:
+                sentence = (
+                    f"a call of {name} may cost {usd(worst)}, and {label} is {usd(counter.limit)}:"
+                    " it is called for shorter answers only, if at all."
+                )
+                mend = "Raise the cap, or lower `output_tokens_default`."
+                yield advice("NEVER_FITS", line, sentence, mend)
+            elif counter.unit is not Unit.NANOS and not counter.limit:
+                sentence = f"{name} is never called: {label} is 0."
+                yield advice("NEVER_FITS", line, sentence, "Raise it, or take the model out.")
 
 
 def paid_first(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
@@ -136,5 +174,6 @@ def unknown_words(catalog: Catalog, lines: Lines) -> Iterator[Notice]:
     for model in catalog.models:
         for word in sorted(model.capabilities - known):
             sentence = f'no task type asks for "{word}", so it never matches by type.'
-            mend = did_you_mean(word, known) or "Name it in task_types or capability_aliases."
+            near = did_you_mean(word, known)
+            mend = f"{near[:1].upper()}{near[1:]}" or "Name it in task_types or capability_aliases."
             yield advice("UNKNOWN_CAPABILITY", lines[model.key], sentence, mend)

@@ -35,7 +35,10 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class StrategyError:
-    """One thing that keeps a file from loading. ``found`` never holds a key or its value."""
+    """One thing that keeps a file from loading. ``found`` never holds a key or its value.
+
+    Lines and columns count from 1; 0 is the file itself.
+    """
 
     file: str
     line: int
@@ -48,7 +51,7 @@ class StrategyError:
 
     def __str__(self) -> str:
         """Render one line, and a second one for what is allowed and the mend."""
-        where = f"{self.file}:{self.line}:{self.column}"
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         head = f"{where}: {self.key}: {self.problem}" if self.key else f"{where}: {self.problem}"
         if self.found:
             head += f" (found {self.found})"

@@ -106,7 +106,7 @@ def load(
             text = file.read(SIZE_BYTES_MAX + 1)
     except OSError as error:
         problem = f"the file cannot be read: {error.strerror}"
-        raise StrategyErrors([StrategyError(name, 1, 1, "", problem)]) from None
+        raise StrategyErrors([StrategyError(name, 0, 0, "", problem)]) from None
     return loads(
         text,
         file=name,

@@ -52,6 +52,8 @@ from escalade_server.strategy.fields import (
 )
 
 USD_PER_MILLION_MAX = Decimal(1000)
+USD_PER_MILLION_MIN = Decimal("0.001")
+"""Nobody sells for less, but gives it away; what vendors list per token is below it."""
 
 
 class Section(BaseModel):
@@ -86,7 +88,7 @@ class Price(Section):
     """List price in dollars per million tokens; it beats every table (R17)."""
 
     i_know: Flag = False
-    """States that a price above $1,000 per million tokens is meant (G6)."""
+    """States that a price above $1,000, or below $0.001, per million tokens is meant (G6)."""
     input: Usd
     output: Usd
     cached: Usd | None = None
@@ -98,9 +100,13 @@ class Price(Section):
     @classmethod
     def bounded(cls, usd: Decimal | None, info: ValidationInfo) -> Decimal | None:
         """Refuse a price that was most likely meant per token or per thousand (G6)."""
-        if usd is not None and usd > USD_PER_MILLION_MAX and not info.data.get("i_know"):
-            mend = "prices are dollars per 1,000,000 tokens; if it is right, add `i_know: true`"
+        if usd is None or info.data.get("i_know"):
+            return usd
+        mend = "prices are dollars per 1,000,000 tokens; if it is right, add `i_know: true`"
+        if usd > USD_PER_MILLION_MAX:
             raise refusal("the price is too high", "0 to 1000 dollars", mend)
+        if 0 < usd < USD_PER_MILLION_MIN and info.field_name != "per_request":
+            raise refusal("the price is too low", "0, or 0.001 to 1000 dollars", mend)
         return usd
 
 

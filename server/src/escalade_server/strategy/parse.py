@@ -199,16 +199,19 @@ def picos(usd_per_million: Decimal) -> int:
 
 
 def reset_day(value: object) -> int:
-    """Parse ``day 14`` (or 14): the day of the month on which a billing month begins (R18)."""
-    allowed = "day 1 to day 28"
+    """Parse ``day 14`` (or 14): the day of the month on which a billing month begins (R18).
+
+    In a month without that day it begins on the last (T7).
+    """
+    allowed = "day 1 to day 31"
     if isinstance(value, str):
         found = re.fullmatch(r"day\s+(\d{1,2})", value.strip(), re.IGNORECASE)
         if found is None:
             raise ValueParseError("not a day of the month", allowed)
         value = int(found[1])
     day = count(value)
-    if not 1 <= day <= 28:
-        raise ValueParseError("not a day that every month has", allowed)
+    if not 1 <= day <= 31:
+        raise ValueParseError("not a day of the month", allowed)
     return day
 
 

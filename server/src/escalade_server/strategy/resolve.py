@@ -220,7 +220,11 @@ class Resolver:
                 f"it counts at {known.price.source}, so its caps end early."
             )
             self.note(
-                Level.WARNING, "PRICE_UNKNOWN", (*path, "model"), sentence, "Add `price:` to it."
+                Level.WARNING,
+                "PRICE_UNKNOWN",
+                (*path, "model"),
+                sentence,
+                "Look whether its name is right, or add `price:` to it.",
             )
 
     def say_billing(

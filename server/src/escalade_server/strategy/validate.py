@@ -88,6 +88,12 @@ def unknown_key(document: Document, path: Path) -> StrategyError:
     key, spot = str(path[-1]), document.key_spot(path)
     known = known_keys(StrategyFile, path[:-1])
     mend = MENDS.get(key) or did_you_mean(key, known)
+    elsewhere = dict.fromkeys(homes(StrategyFile, key))
+    longer = [f"`{name}:`" for name in known if name.startswith(f"{key}_")]
+    if longer and key not in MENDS:
+        mend = f"write {' or '.join(longer)}"
+    elif elsewhere and key not in MENDS:
+        mend = f"it belongs into {' or '.join(f'`{home}:`' for home in elsewhere)}"
     allowed = "" if mend else ", ".join(known)
     where = (document.file, spot.line, spot.column, dotted(path))
     return StrategyError(*where, "unknown key", f'"{shorten(key)}"', allowed, mend)
@@ -104,6 +110,16 @@ def known_keys(model: type[BaseModel], path: Path) -> list[str]:
         here, depth = _section(field.annotation)
         del rest[:depth]
     return list(here.model_fields) if here is not None else []
+
+
+def homes(model: type[BaseModel], key: str) -> Iterable[str]:
+    """List the sections that know a key, by their names, wherever they stand."""
+    for name, field in model.model_fields.items():
+        section, _ = _section(field.annotation)
+        if section is not None:
+            if key in section.model_fields:
+                yield name
+            yield from homes(section, key)
 
 
 def _section(annotation: object, depth: int = 0) -> tuple[type[BaseModel] | None, int]:

@@ -287,7 +287,9 @@ def syntax_error(file: str, error: Exception) -> StrategyError:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        return StrategyError(file, line, column, "", f"not YAML: {error.problem or error.context}")
+        problem = error.problem or error.context or ""
+        mend = "indent with spaces, not with tabs" if "'\\t'" in problem else ""
+        return StrategyError(file, line, column, "", f"not YAML: {problem}", mend=mend)
     if isinstance(error, ReaderError):
         problem = f"not YAML: {error.reason} at character {error.position}"
         return StrategyError(file, 1, 1, "", problem, mend="save the file as UTF-8 text")

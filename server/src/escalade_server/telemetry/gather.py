@@ -2,7 +2,7 @@
 
 import http.client
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 
 from prometheus_client import Metric as Family
@@ -31,13 +31,29 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def fetch(path: str) -> str:
     """Read the metrics of one worker; nothing if it does not answer."""
+    status, text = _get(path, "/metrics")
+    return text if status == http.client.OK else ""
+
+
+def wrong_with_all(paths: Iterable[str], probe: str) -> str:
+    """Say what a probe (`/readyz`) finds wrong; nothing while one worker is well."""
+    said = ""
+    for path in paths:
+        status, text = _get(path, probe)
+        if status == http.client.OK:
+            return ""
+        said = text.strip() or said or "no worker answers"
+    return said
+
+
+def _get(path: str, page: str) -> tuple[int, str]:
+    """Read a page of one worker; 0 if it does not answer."""
     failures = suppress(OSError, http.client.HTTPException)
     with failures, closing(_UnixConnection(path)) as connection:
-        connection.request("GET", "/metrics", headers={"Accept": _OPEN_METRICS})
+        connection.request("GET", page, headers={"Accept": _OPEN_METRICS})
         answer = connection.getresponse()
-        if answer.status == http.client.OK:
-            return answer.read().decode()
-    return ""
+        return answer.status, answer.read().decode()
+    return 0, ""
 
 
 class Gathered(Collector):

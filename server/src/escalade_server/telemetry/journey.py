@@ -5,10 +5,11 @@ Noted once for all that make something of it: a task to which nothing happens co
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeAlias
 
 from escalade_server.core.facts import (
     Alert,
+    Assessed,
     Escalated,
     Fact,
     Failed,
@@ -24,11 +25,8 @@ from escalade_server.core.trace import AttemptStatus
 _NEWS = frozenset((Escalated, Fallback, Waiting, Retracted, Alert))
 
 
-class Told(NamedTuple):
-    """One fact, and when it was announced (Unix ms)."""
-
-    fact: Fact
-    at_ms: int
+Told: TypeAlias = tuple[Fact, int]
+"""One fact, and when it was announced (Unix ms). Without names: every task makes some of them."""
 
 
 @dataclass(slots=True)
@@ -40,7 +38,11 @@ class Journey:
     told: list[Told] = field(default_factory=list)
     outcome: Outcome | None = None
     is_eventful: bool = False
-    """From the first fact on that is; what only its ending shows is ``was_eventful``'s to say."""
+    """From the first fact on that is."""
+    was_eventful: bool = False
+    """With what only its ending shows; known at its end."""
+    took_ms: int = 0
+    """Known at its end; 0 if it was only told again."""
 
 
 def is_eventful(fact: Fact) -> bool:
@@ -48,17 +50,14 @@ def is_eventful(fact: Fact) -> bool:
     return type(fact) in _NEWS or (type(fact) is Selected and fact.attempt > 1)
 
 
-def was_eventful(outcome: Outcome, slow_ms: int) -> bool:
-    """Tell it of a task that has ended: it failed, missed a gate, or took longer than that."""
+def went_wrong(outcome: Outcome) -> bool:
+    """Tell it of a task that has ended: it failed, missed a gate, or took more than one attempt."""
     if isinstance(outcome, Failed) or outcome.unmet is not None:
         return True
-    report = outcome.report
-    if outcome.replayed:
+    attempts = outcome.report.attempts
+    if outcome.replayed or not attempts:
         return False
-    attempts = report.attempts
-    if report.ended_ms - report.started_ms >= slow_ms or len(attempts) > 1:
-        return True
-    return len(attempts) == 1 and attempts[0].status is AttemptStatus.REJECTED
+    return len(attempts) > 1 or attempts[0].status is AttemptStatus.REJECTED
 
 
 class Reader(Protocol):
@@ -87,8 +86,8 @@ class Journeys:
             journey = self._running[task_id] = Journey(task_id, request)
         if type(fact) is Waiting and fact.repeated:
             return
-        journey.told.append(Told(fact, now_ms))
-        if journey.is_eventful or is_eventful(fact):
+        journey.told.append((fact, now_ms))
+        if journey.is_eventful or (type(fact) is not Assessed and is_eventful(fact)):
             journey.is_eventful = True
             for reader in self._readers:
                 reader.went(journey, fact)
@@ -97,5 +96,8 @@ class Journeys:
         """See the one ending of a task."""
         journey = self._running.pop(task_id, None) or Journey(task_id, request)
         journey.outcome = outcome
+        journey.was_eventful = journey.is_eventful or went_wrong(outcome)
+        if isinstance(outcome, Failed) or not outcome.replayed:
+            journey.took_ms = outcome.report.ended_ms - outcome.report.started_ms
         for reader in self._readers:
             reader.arrived(journey)

@@ -4,20 +4,20 @@ A task to which nothing happened costs what is noted of it while it runs: its sp
 if somebody asks. Nothing of its messages outlives it.
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from escalade_server.core.facts import Fact, Finished, Outcome
+from escalade_server.core.facts import Fact, Finished
 from escalade_server.core.task import Delivery, Request, ResponseFormat, Sampling, Task
-from escalade_server.core.trace import Answer
+from escalade_server.core.trace import Answer, Report
 from escalade_server.core.tracing import TraceContext, trace_id
 from escalade_server.engine.ports import Clock
 from escalade_server.engine.traces import Trace, TraceEvent, TraceSpan, TraceStore, Wanted
 from escalade_server.telemetry import conventions as c
 from escalade_server.telemetry import names
 from escalade_server.telemetry.attributes import Attribute, Surroundings
-from escalade_server.telemetry.journey import Journey, Told, was_eventful
+from escalade_server.telemetry.journey import Journey, Told
 from escalade_server.telemetry.logs import Log
 from escalade_server.telemetry.spans import Span, spans_of
 
@@ -35,7 +35,8 @@ class _Gone(NamedTuple):
 
     task_id: str
     told: list[Told]
-    outcome: Outcome
+    report: Report
+    replayed: bool
     id: str
     agent: str
     trace: TraceContext | None
@@ -51,16 +52,22 @@ class _Gone(NamedTuple):
             self.id, self.task, (), response_format=self.response_format, sampling=self.sampling,
             delivery=self.delivery, agent=self.agent, trace=self.trace,
         )  # fmt: skip
-        return Journey(self.task_id, request, self.told, self.outcome)
+        outcome = Finished(self.report, _NO_ANSWER, self.replayed)
+        return Journey(self.task_id, request, self.told, outcome)
 
 
-def _gone(journey: Journey, outcome: Outcome) -> _Gone:
+_Kept: TypeAlias = tuple[
+    str, list[Told], Report, bool, str, str, TraceContext | None, Task, ResponseFormat, Sampling,
+    Delivery,
+]  # fmt: skip
+"""The same without names, which cost more than all else that is kept of a straight task."""
+
+
+def _kept(journey: Journey, outcome: Finished) -> _Kept:
     asked = journey.request
-    if isinstance(outcome, Finished):
-        outcome = Finished(outcome.report, _NO_ANSWER, outcome.replayed, outcome.unmet)
-    return _Gone(
-        journey.task_id, journey.told, outcome, asked.id, asked.agent, asked.trace, asked.task,
-        asked.response_format, asked.sampling, asked.delivery,
+    return (
+        journey.task_id, journey.told, outcome.report, outcome.replayed, asked.id, asked.agent,
+        asked.trace, asked.task, asked.response_format, asked.sampling, asked.delivery,
     )  # fmt: skip
 
 
@@ -78,7 +85,7 @@ class TraceKeeper:
         """Say where traces are kept, what spans tell beside the record, and what runs by id."""
         self._store, self._around, self._clock, self._log = store, around, clock, log
         self._running = running
-        self._ring: OrderedDict[str, _Gone | Trace] = OrderedDict()
+        self._ring: deque[_Kept | Trace] = deque(maxlen=RING)
 
     def went(self, journey: Journey, fact: Fact) -> None:
         """See how far a task has come; what is kept is whole."""
@@ -86,21 +93,15 @@ class TraceKeeper:
     def arrived(self, journey: Journey) -> None:
         """See a whole journey."""
         outcome = journey.outcome
-        assert outcome is not None, "it is over"
-        if not journey.is_eventful and not was_eventful(outcome, SLOW_MS):
-            self._remember(journey.task_id, _gone(journey, outcome))
+        if not journey.was_eventful and journey.took_ms < SLOW_MS and isinstance(outcome, Finished):
+            self._ring.append(_kept(journey, outcome))
             return
         try:
             trace = self._trace(journey)
-            self._remember(journey.task_id, trace)
+            self._ring.append(trace)
             self._store.keep_trace(trace)
         except Exception as error:  # noqa: BLE001 - a watcher never stops what it watches
             self._log.error(names.OBSERVER_FAILED, error=type(error).__name__)
-
-    def _remember(self, task_id: str, ended: _Gone | Trace) -> None:
-        self._ring[task_id] = ended
-        if len(self._ring) > RING:
-            self._ring.popitem(last=False)
 
     async def find(self, wanted: Wanted) -> Trace | None:
         """Look for a trace: of what runs here, of what is kept, and of the last few here.
@@ -112,7 +113,8 @@ class TraceKeeper:
         if running is not None:
             return self._trace(running)
         kept = await self._store.find_trace(wanted)
-        here = next((each for each in reversed(self._ring.values()) if _is(each, wanted)), None)
+        ended = (e if isinstance(e, Trace) else _Gone(*e) for e in reversed(self._ring))
+        here = next((each for each in ended if _is(each, wanted)), None)
         found = self._trace(here.journey) if isinstance(here, _Gone) else here
         if found is None or (kept is not None and kept.at_ms > found.at_ms):
             return kept

@@ -6,6 +6,7 @@ message is left out. Values that callers choose are made printable, so that none
 
 import logging
 from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, TextIO, TypeAlias
 
@@ -13,6 +14,7 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from escalade_server.core import words
 from escalade_server.core.facts import (
     Alert,
     Assessed,
@@ -27,6 +29,7 @@ from escalade_server.core.facts import (
     Selected,
     Waiting,
 )
+from escalade_server.core.failure import NEVER_MS
 from escalade_server.core.task import Request
 from escalade_server.core.trace import AttemptStatus
 from escalade_server.core.tracing import trace_id
@@ -44,6 +47,11 @@ LEVELS: dict[str, int] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+
+EVENT_WIDTH = 20
+"""Columns of an event's name on a terminal, so that what follows stands in a line."""
+PROGRAMS = frozenset({"task_id", "trace_id"})
+INSTANTS = frozenset({"until_ms", "earliest_ms", "retry_at_ms"})
 
 _EventDict = MutableMapping[str, Any]  # structlog's own type for what its processors pass on
 
@@ -63,17 +71,20 @@ def make_logger(
     def redacted(_logger: object, _method: str, event: _EventDict) -> _EventDict:
         return redact.event(event)
 
-    renderer: list[structlog.typing.Processor] = (
-        [_printable, structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time")]
-        if is_text(stream, form)
-        else [_to_json]
+    people = structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), timestamp_key="time", sort_keys=False, pad_event_to=EVENT_WIDTH
     )
+    as_text = is_text(stream, form)
+    renderer: list[structlog.typing.Processor] = (
+        [_printable, _readable, people] if as_text else [_to_json]
+    )
+    instant = "%H:%M:%S.%f" if as_text else "iso"
     logger: Log = structlog.wrap_logger(
         sink,
         processors=[
             redacted,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.TimeStamper(fmt=instant, utc=True, key="time"),
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -82,6 +93,8 @@ def make_logger(
 
 
 def _to_json(_logger: object, _method: str, event: _EventDict) -> str:
+    if event.get("until_ms") == NEVER_MS:
+        event["until_ms"] = None
     ordered = {key: event.pop(key) for key in ("time", "level", "event")}
     return msgspec.json.encode({**ordered, **event}, enc_hook=str).decode()
 
@@ -91,6 +104,32 @@ def _printable(_logger: object, _method: str, event: _EventDict) -> _EventDict:
         if isinstance(value, str) and not value.isprintable():
             event[key] = repr(value)
     return event
+
+
+def _readable(_logger: object, _method: str, event: _EventDict) -> _EventDict:
+    """Leave out what is empty, and ids that programs need; write money and instants as people do.
+
+    The request id is what `escalade trace` takes; JSON has all of it.
+    """
+    event["time"] = event["time"][:-3]
+    of_task = "request_id" in event
+    shown: _EventDict = {}
+    for key, value in event.items():
+        if value is None or value == "" or (of_task and key in PROGRAMS):
+            continue
+        if key.endswith("_nano_usd") and isinstance(value, int):
+            shown[key.removesuffix("_nano_usd")] = words.usd(value)
+        elif key in INSTANTS and isinstance(value, int):
+            shown[key.removesuffix("_ms")] = _instant(value)
+        else:
+            shown[key] = value
+    return shown
+
+
+def _instant(at_ms: int) -> str:
+    if at_ms >= NEVER_MS:
+        return "a person acts"
+    return f"{datetime.fromtimestamp(at_ms / 1_000, tz=UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 LEVEL_OF: Mapping[type[Fact], int] = MappingProxyType(

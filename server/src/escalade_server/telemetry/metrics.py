@@ -6,12 +6,13 @@ Rules of the file:
 3. No prompt, answer or key; agents are bounded, every other label is the strategy's or an enum.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 
 from escalade_server.core.catalog import Model
 from escalade_server.core.facts import (
+    Assessed,
     Escalated,
     Fact,
     Fallback,
@@ -95,10 +96,18 @@ class Metrics:
         self._lag = self.histograms[catalogue.LOOP_LAG.name].of()
         self.counters[catalogue.LEDGER_ERRORS.name].of()
 
+    def expect(self, models: Iterable[Model]) -> None:
+        """Show these at zero before anything happens: an increase from nothing is none (rules)."""
+        unclassified = self.counters[catalogue.UNCLASSIFIED.name]
+        for model in models:
+            unclassified.of(model.provider, model.id)
+
     # ------------------------------------------------------------------------- what is told
 
     def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
         """See one announced fact."""
+        if type(fact) is Assessed or (type(fact) is Selected and not fact.held_by):
+            return  # every task has these
         count = self._counted.get(type(fact))
         if count is not None:
             try:
@@ -114,8 +123,7 @@ class Metrics:
             self.failed += 1
 
     def _selected(self, task_id: str, _request: Request, fact: Selected, _now_ms: int) -> None:
-        if fact.held_by:
-            self._gates.setdefault(task_id, {})[fact.attempt] = fact.held_by
+        self._gates.setdefault(task_id, {})[fact.attempt] = fact.held_by
 
     def _escalated(self, task_id: str, request: Request, fact: Escalated, now_ms: int) -> None:
         labels = fact.from_layer, fact.to_layer, fact.reason.value, fact.kind.value
@@ -220,7 +228,9 @@ class Metrics:
 
     def _failed(self, attempt: AttemptRecord) -> None:
         model, status, failure = attempt.model, attempt.status, attempt.failure
-        names, why = (model.layer, model.provider, model.id), failure.value if failure else ""
+        rejected = status is AttemptStatus.REJECTED  # the call went well: so say the spans too
+        names = model.layer, model.provider, model.id
+        why = failure.value if failure and not rejected else ""
         self.counters[catalogue.ATTEMPTS.name].of(*names, status.value, why).value += 1
         if status is AttemptStatus.RETRACTED:
             self.counters[catalogue.RETRACTIONS.name].of(*names, why).value += 1
@@ -228,7 +238,8 @@ class Metrics:
             self.counters[catalogue.UNCLASSIFIED.name].of(model.provider, model.id).value += 1
         if status is not _NOT_SENT:
             said = CHAT, PROVIDERS.get(model.provider, model.provider), model.wire_id
-            seconds = self.histograms[catalogue.GENAI_SECONDS.name].of(*said, why or status.value)
+            error = "" if rejected else why or status.value
+            seconds = self.histograms[catalogue.GENAI_SECONDS.name].of(*said, error)
             seconds.add(attempt.ended_ms - attempt.started_ms)
 
     def _judged(

@@ -158,7 +158,7 @@ EVENTS: Mapping[str, Event] = MappingProxyType(
             "Mostly a key that is missing: set it.",
         ),
         MODEL_SET_ASIDE: Event(
-            _W, "A model, account or provider has a cooldown until `until_ms`.",
+            _W, "A model, account or provider is set aside until `until_ms`; null: a person acts.",
             "Nothing for a rate limit; for auth or balance, mend the account.",
         ),
         MODEL_BACK: Event(_I, "A cooldown is over."),

@@ -11,15 +11,16 @@ class Observers:
     """Tells every observer, in order. Each of them neither blocks nor raises, so nor does this."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        """Keep the observers."""
-        self._observers = tuple(observers)
+        """Keep where each is told: looking that up is dearer than some of what they do."""
+        self._facts = tuple([observer.fact for observer in observers])
+        self._endings = tuple([observer.ended for observer in observers])
 
     def fact(self, task_id: str, request: Request, fact: Fact, now_ms: int) -> None:
         """Pass one announced fact on."""
-        for observer in self._observers:
-            observer.fact(task_id, request, fact, now_ms)
+        for tell in self._facts:
+            tell(task_id, request, fact, now_ms)
 
     def ended(self, task_id: str, request: Request, outcome: Outcome) -> None:
         """Pass the one ending of a task on."""
-        for observer in self._observers:
-            observer.ended(task_id, request, outcome)
+        for tell in self._endings:
+            tell(task_id, request, outcome)

@@ -45,7 +45,7 @@ class Sampling:
         """Tell it of one trace; ``sampled`` None: no caller says."""
         if self.heeds_caller and sampled is not None:
             return sampled
-        return int(trace_id[16:], 16) < self.bound
+        return bool(self.bound) and int(trace_id[16:], 16) < self.bound
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from escalade_server.telemetry.attributes import Attribute
 from escalade_server.telemetry.spans import Span, SpanKind
 
 _NANOS = 1_000_000
+_LEAST = 1
+"""Nanoseconds of a span: Jaeger marks one of no length as wrong."""
 _ERROR = Status.STATUS_CODE_ERROR
 _SAMPLED, _KNOWN, _REMOTE = 0x01, 0x100, 0x200
 _KINDS = MappingProxyType(
@@ -78,7 +80,8 @@ def _write(wire: WireSpan, span: Span, trace: bytes, context: TraceContext | Non
             wire.trace_state = context.state
     wire.flags = flags
     wire.start_time_unix_nano = span.start_ms * _NANOS
-    wire.end_time_unix_nano = (span.end_ms or span.start_ms) * _NANOS
+    length = (span.end_ms or span.start_ms) * _NANOS - wire.start_time_unix_nano
+    wire.end_time_unix_nano = wire.start_time_unix_nano + max(length, _LEAST)
     _put(wire.attributes, span.attributes)
     for event in span.events:
         told = wire.events.add()

@@ -90,7 +90,7 @@ class Fold:
         self._attempts: dict[int, tuple[Span, Selected]] = {}
         """Those that are not known to be over."""
         self._records: dict[int, AttemptRecord] = {}
-        self._now = journey.told[0].at_ms if journey.told else _began(journey.outcome)
+        self._now = journey.told[0][1] if journey.told else _began(journey.outcome)
         """Up to when all is told: what begins next begins here."""
         name, context = c.METHODS + ("Route" if self._routed else "Complete"), self._request.trace
         above = "" if context is None else context.span_id
@@ -265,7 +265,7 @@ def _records(journey: Journey) -> Sequence[AttemptRecord]:
     outcome = journey.outcome
     if outcome is not None and not (isinstance(outcome, Finished) and outcome.replayed):
         return outcome.report.attempts
-    told = (t.fact.before for t in reversed(journey.told) if isinstance(t.fact, _TELLING))
+    told = (fact.before for fact, _ in reversed(journey.told) if isinstance(fact, _TELLING))
     return next(told, ())
 
 

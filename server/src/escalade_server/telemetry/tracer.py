@@ -10,7 +10,7 @@ from escalade_server.core.facts import Fact, Selected, Waiting
 from escalade_server.core.tracing import trace_id
 from escalade_server.telemetry import names
 from escalade_server.telemetry.attributes import Surroundings
-from escalade_server.telemetry.journey import Journey, was_eventful
+from escalade_server.telemetry.journey import Journey
 from escalade_server.telemetry.logs import Log
 from escalade_server.telemetry.otel import Sampling
 from escalade_server.telemetry.otlp import Parcel
@@ -47,10 +47,8 @@ class Tracer:
 
     def arrived(self, journey: Journey) -> None:
         """See a whole journey."""
-        outcome = journey.outcome
-        assert outcome is not None, "it is over"
         sent = self._eventful.pop(journey.task_id, None) if journey.is_eventful else None
-        if sent is None and was_eventful(outcome, self._slow_ms):
+        if sent is None and (journey.was_eventful or journey.took_ms >= self._slow_ms):
             sent = _Sent()
         try:
             if sent is not None or self._is_chosen(journey):
