@@ -245,10 +245,10 @@ async def test_r32_an_expired_lease_is_booked_at_the_reserve(
 async def test_r32_progress_extends_the_lease(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calling, "LEASE_MS", 1_500)
+    monkeypatch.setattr(calling, "LEASE_MS", 4_000)
     talk, _ = await selected(server)
-    for _ in range(3):  # more than a lease in all
-        await asyncio.sleep(0.6)
+    for _ in range(9):  # more than a lease in all
+        await asyncio.sleep(0.5)
         await talk.extend(1)
     await talk.say(ok())
 

@@ -32,5 +32,9 @@ async def test_a_task_that_waits_goes_on_when_the_ledger_is_corrected(tmp_path: 
             async with asyncio.timeout(60):
                 while not any(isinstance(event, escalade.Waiting) for event in heard):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
-                await enter(1)
+                for spent in range(49, 0, -1):  # it is looked at once a second
+                    await enter(spent)
+                    if asked.done():
+                        break
+                    await asyncio.sleep(0.1)
                 assert (await asked).text

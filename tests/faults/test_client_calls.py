@@ -227,7 +227,7 @@ async def test_a_caller_who_vanishes_without_a_word_is_found_out_by_keepalive(
         way.gone.set()
         took_s = await gone(w)
         await until(lambda: w.running.engine.running == 0)
-        await asyncio.wait_for(way.left.wait(), 5)
+        await asyncio.wait_for(way.left.wait(), 30)
         account = w.account("openai", "mini")
         held, booked = w.held(), w.booked_nanos()
         call.cancel()

@@ -151,9 +151,9 @@ async def test_a_reservation_of_anothers_and_one_that_never_was(tmp_path: Path) 
         took_s: dict[str, list[float]] = {reservation: [], never: []}
         for _ in range(60):
             for each, times in took_s.items():
-                begun = time.perf_counter()
+                begun = time.process_time()  # what others take of the machine says nothing
                 await report(it, "bob", each)
-                times.append(time.perf_counter() - begun)
+                times.append(time.process_time() - begun)
         own = await report(it, "alice", reservation)
         await call.done_writing()
         call.cancel()

@@ -15,6 +15,7 @@ from escalade.v1.router_service_pb2 import RouteRequest
 from escalade_server.provider_simulator import Fault, FaultKind, ModelScript
 from tests.api.world import Told, ask, listen
 from tests.faults.fleet import CAPPED, FREE, deepseek, openai, strategy
+from tests.faults.machine import until
 from tests.faults.served import PRICE, Served, served
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
@@ -89,7 +90,7 @@ async def test_a_streamed_answer_comes_again_whole(
 
 
 async def test_fifty_at_once_are_one_call(tmp_path: Path) -> None:
-    slow = ModelScript(price=PRICE, text=TEXT, first_token_ms=700)
+    slow = ModelScript(price=PRICE, text=TEXT, first_token_ms=3_000)
     async with paid(tmp_path, slow) as world:
         told = await asyncio.gather(*(world.ask(request_id="r-1") for _ in range(50)))
         later = await asyncio.gather(*(world.ask(request_id="r-1") for _ in range(49)))
@@ -114,7 +115,7 @@ async def test_another_request_under_the_same_id_is_refused(tmp_path: Path, firs
     async with paid(tmp_path, script) as world:
         running = asyncio.ensure_future(world.ask("Parse this.", request_id="r-1"))
         if first_ms:
-            await asyncio.sleep(0.2)
+            await until(lambda: bool(world.calls()))
         else:
             await running
         told = await world.ask("Parse that.", request_id="r-1")

@@ -340,4 +340,4 @@ async def test_a_redirect_leads_nowhere_and_is_told(tmp_path: Path, status: str)
         assert len(world.healthy.heads) == 1, "asked as the second model alone"
         assert b"model-2" in world.healthy.bodies[0]
         assert world.alerts() == ["AUTH"]
-        assert len(world.logged("task.alert")) == 1
+    assert len(world.logged("task.alert")) == 1

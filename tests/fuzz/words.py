@@ -115,7 +115,7 @@ def rate(text: str) -> None:
 def day(text: str) -> None:
     """Days of a month likewise."""
     found = parse.reset_day(text)
-    assert 1 <= found <= 28
+    assert 1 <= found <= 31
     assert parse.reset_day(f"day {found}") == found == parse.reset_day(found)
 
 

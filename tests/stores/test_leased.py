@@ -128,19 +128,19 @@ async def test_hot_counters_ask_seldom_and_are_exact_all_the_same(life: Life) ->
 async def test_a_report_waits_for_what_is_on_its_way_to_the_store(life: Life) -> None:
     store = await life.begin()
     await life.spend(store, "t", 30)
-    beneath, gate = store.beneath, asyncio.Event()
+    beneath, begun, gate = store.beneath, asyncio.Event(), asyncio.Event()
     assert isinstance(beneath, Watched)
     fold = beneath.fold
 
     async def held(order: Fold, now_ms: int) -> Folded:
+        begun.set()
         await gate.wait()
         return await fold(order, now_ms)
 
     beneath.fold = held  # type: ignore[method-assign]
     [chunk] = store._chunks.alive.values()
     under_way = asyncio.ensure_future(store._fold(chunk, None))
-    while chunk.pending is None:
-        await asyncio.sleep(0)
+    await begun.wait()
     asked = asyncio.ensure_future(store.usage("2000-01-01", "3000-01-01"))
     await asyncio.sleep(0)
     assert not asked.done()

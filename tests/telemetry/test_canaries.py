@@ -143,12 +143,11 @@ async def test_a19_d6_d7_nothing_said_gets_into_what_watches(
 ) -> None:
     log, said, taken = io.StringIO(), list[str](), list[bytes]()
     spans_taken = type("SpansTaken", (Spans,), {"taken": taken})
+    desk = token_desk(f"{tmp_path}/state.sqlite3", None)
+    token, _ = desk.create("alice", Rank.OPERATOR, None)
+    desk.close()
     with over_http(Parrot) as url, over_http(spans_taken) as spans:
         async with serving(tmp_path, url, spans, log) as running:
-            desk = token_desk(f"{tmp_path}/state.sqlite3", None)
-            token, _ = desk.create("alice", Rank.OPERATOR, None)
-            desk.close()
-            await asyncio.sleep(1.0)  # a server knows what changed in the tokens within this time
             async with escalade.AsyncClient(running.target, token=token) as client:
                 for mood in MOODS:
                     await ask(client, mood, said)

@@ -396,7 +396,7 @@ async def test_x6_metrics_are_read_while_the_loop_is_stuck() -> None:
         looks += 1
         return {catalogue.WAITERS.name: {(): looks}}
 
-    take = on_loop(asyncio.get_running_loop(), look, wait_s=0.2)
+    take = on_loop(asyncio.get_running_loop(), look, wait_s=1.0)
     waiters = Samples([catalogue.WAITERS], take)
 
     def read() -> float:

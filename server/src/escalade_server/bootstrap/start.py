@@ -134,10 +134,9 @@ async def start(
     stream = log_stream or sys.stderr
     keys = os.environ if environ is None else environ
     loaded = (load_strategy if post is None else post.load)(options.strategy, environ=keys)
-    state = options.state or loaded.state_url or DEFAULT_STATE
     entropy = SystemEntropy()
     async with AsyncExitStack() as stack:
-        parts, opened, meter = await _equip(options, stream, loaded, state, entropy, stack, post)
+        parts, opened, meter = await _equip(options, stream, loaded, entropy, stack, post)
         store, feed, http, clock = parts.store, parts.feed, parts.http, parts.clock
         log, mistakes = parts.log, parts.mistakes
         around = surroundings_of(lambda: strategies.loaded, parts.redactor.text)
@@ -163,9 +162,10 @@ async def start(
             loaded=lambda: strategies.loaded, leads=opened.leads,
         )  # fmt: skip
         stack.callback(notices.close)
-        stack.push_async_callback(_stop_server, server, engine, feed, options.grace_s, log)
         meter.watch(engine, feed, server.readiness, tracing, opened.leads)
         target, watchdog = await _listen(server, options.host), _watched(server, log, meter.lagged)
+        seen.callback(log.info, names.SERVER_STOPPED)
+        stack.push_async_callback(_stop_server, server, engine, feed, options.grace_s, log)
         metrics = meter.serve(engine, server, strategies, watchdog, mistakes, seen)
         once, read = post.once if post is not None else _always, lambda: strategies.loaded
         works = [clock_watch(clock, read, http, log), once(strategies.watch), daily.run]
@@ -204,7 +204,7 @@ class _Parts:
 
 
 async def _equip(  # noqa: PLR0917 - each of its own kind
-    options: Options, stream: TextIO, loaded: Loaded, state: str, entropy: SystemEntropy,
+    options: Options, stream: TextIO, loaded: Loaded, entropy: SystemEntropy,
     stack: AsyncExitStack, post: Post | None,
 ) -> tuple[_Parts, Opened, Meter]:  # fmt: skip
     """Open the log first, and then the ledger."""
@@ -214,6 +214,7 @@ async def _equip(  # noqa: PLR0917 - each of its own kind
     catch_strays(stack, mistakes, log)
     clock = SystemClock(witnessed=bool(witnesses_of(loaded)))
     http = await stack.enter_async_context(HttpClient(HttpLimits()))
+    state = options.state or loaded.state_url or DEFAULT_STATE
     if options.recover:
         await recover_store(state_path(state), clock, log)
     opened = await open_store(state, clock, loaded, stack, meter.ledger, post=post)
@@ -362,4 +363,3 @@ async def _drain(engine: Engine, log: Log) -> None:
             await engine.drain()
     except TimeoutError:
         log.warning(names.SERVER_DRAINING, unsettled=engine.running)
-    log.info(names.SERVER_STOPPED)

@@ -200,12 +200,13 @@ class Metrics:
         if known is None:
             known = self._models[model.key] = _OfModel(self, model)
         usage, list_nanos = attempt.usage, attempt.list_nanos
-        known.tokens[0].value += usage.input_tokens
-        known.tokens[1].value += usage.output_tokens
+        tokens = known.tokens
+        tokens[0].value += usage.input_tokens
+        tokens[1].value += usage.output_tokens
         if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
-            known.tokens[2].value += usage.cached_tokens
-            known.tokens[3].value += usage.cache_write_tokens
-            known.tokens[4].value += usage.reasoning_tokens
+            tokens[2].value += usage.cached_tokens
+            tokens[3].value += usage.cache_write_tokens
+            tokens[4].value += usage.reasoning_tokens
         if list_nanos:
             known.list_value.value += list_nanos
             known.cost.value += attempt.charged_nanos
