@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from escalade_server.core.facts import ErrorReason, Failed, Finished
 from escalade_server.core.task import Message, Request, Role, Text
 from escalade_server.engine.ports import StoreError
 from escalade_server.engine.traces import Trace, Wanted
@@ -103,6 +104,23 @@ async def test_an_uneventful_task_is_kept_here_for_a_while_without_its_messages(
     assert "Hello" not in f"{keeper._ring}"  # what the model said
     assert PROMPT not in f"{keeper._ring}"
     assert not keeper._running
+
+
+@pytest.mark.looptime
+async def test_a_repeat_does_not_hide_the_task_that_it_repeats() -> None:
+    shelf, recorder = Shelf(), Recorder()
+    keeper, by, _ = keeper_of(shelf)
+    await watched(bumpy(), by, recorder).ask(asked())
+    [journey] = recorder.journeys.values()
+    first = journey.outcome
+    assert isinstance(first, Finished)
+
+    by.ended("again", asked(), first._replace(replayed=True))
+    for reason in (ErrorReason.REQUEST_IN_PROGRESS, ErrorReason.ALREADY_ANSWERED):
+        by.ended("again", asked(), Failed(reason, "it ran before", first.report))
+
+    [trace] = shelf.kept
+    assert await keeper.find(Wanted(request_id="r1")) == trace
 
 
 @pytest.mark.looptime

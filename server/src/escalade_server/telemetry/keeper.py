@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
-from escalade_server.core.facts import Fact, Finished
+from escalade_server.core.facts import ErrorReason, Fact, Finished, Outcome
 from escalade_server.core.task import Delivery, Request, ResponseFormat, Sampling, Task
 from escalade_server.core.trace import Answer, Report
 from escalade_server.core.tracing import TraceContext, trace_id
@@ -27,6 +27,7 @@ SLOW_MS = 30_000
 """A task that takes longer is kept for that."""
 _CONTENT = frozenset({c.INPUT_MESSAGES, c.OUTPUT_MESSAGES})
 """Never kept, also where it goes to a tracer."""
+_REPEATS = frozenset({ErrorReason.REQUEST_IN_PROGRESS, ErrorReason.ALREADY_ANSWERED})
 _NO_ANSWER = Answer()
 
 
@@ -36,7 +37,6 @@ class _Gone(NamedTuple):
     task_id: str
     told: list[Told]
     report: Report
-    replayed: bool
     id: str
     agent: str
     trace: TraceContext | None
@@ -52,12 +52,12 @@ class _Gone(NamedTuple):
             self.id, self.task, (), response_format=self.response_format, sampling=self.sampling,
             delivery=self.delivery, agent=self.agent, trace=self.trace,
         )  # fmt: skip
-        outcome = Finished(self.report, _NO_ANSWER, self.replayed)
+        outcome = Finished(self.report, _NO_ANSWER)
         return Journey(self.task_id, request, self.told, outcome)
 
 
 _Kept: TypeAlias = tuple[
-    str, list[Told], Report, bool, str, str, TraceContext | None, Task, ResponseFormat, Sampling,
+    str, list[Told], Report, str, str, TraceContext | None, Task, ResponseFormat, Sampling,
     Delivery,
 ]  # fmt: skip
 """The same without names, which cost more than all else that is kept of a straight task."""
@@ -66,9 +66,16 @@ _Kept: TypeAlias = tuple[
 def _kept(journey: Journey, outcome: Finished) -> _Kept:
     asked = journey.request
     return (
-        journey.task_id, journey.told, outcome.report, outcome.replayed, asked.id, asked.agent,
-        asked.trace, asked.task, asked.response_format, asked.sampling, asked.delivery,
+        journey.task_id, journey.told, outcome.report, asked.id, asked.agent, asked.trace,
+        asked.task, asked.response_format, asked.sampling, asked.delivery,
     )  # fmt: skip
+
+
+def _is_repeat(outcome: Outcome | None) -> bool:
+    """Tell a call that only met what an earlier one with its request id does or did (R27)."""
+    if isinstance(outcome, Finished):
+        return outcome.replayed
+    return outcome is not None and outcome.reason in _REPEATS
 
 
 class TraceKeeper:
@@ -91,8 +98,10 @@ class TraceKeeper:
         """See how far a task has come; what is kept is whole."""
 
     def arrived(self, journey: Journey) -> None:
-        """See a whole journey."""
+        """See a whole journey. A repeat is not kept: it would hide the task that it repeats."""
         outcome = journey.outcome
+        if _is_repeat(outcome):
+            return
         if not journey.was_eventful and journey.took_ms < SLOW_MS and isinstance(outcome, Finished):
             self._ring.append(_kept(journey, outcome))
             return
