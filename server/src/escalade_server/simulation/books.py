@@ -64,6 +64,7 @@ class Books:
 
     def standing(self, now_ms: int) -> Standing:
         """Answer balances and benches as they are; windows that have ended show as empty."""
+        self.sweep(now_ms)  # nobody may order anything: all wait for what is in doubt
         if now_ms >= self._until_ms:
             ended = [key for key, row in self._balances.items() if row.ends_ms <= now_ms]
             for key in ended:
