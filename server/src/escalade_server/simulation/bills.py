@@ -13,17 +13,17 @@ from escalade_server.simulation.driver import Play
 _F = FailureClass
 BILLED_UNSEEN = frozenset({_F.OUTAGE, _F.TIMEOUT, _F.PROTOCOL, _F.UNKNOWN, _F.CANCELLED})
 """After these a provider may have worked, and bill for it; the other classes are refusals."""
-BELIEVABLE = 10**8
-"""Tokens; no simulated call honestly uses as many."""
+BELIEVABLE, TIMES = 10**8, 10
+"""Tokens that no simulated call honestly uses; multiples of its bound that none does (U26)."""
 
 
 class Bill:
     """What is known of one call until it is settled."""
 
-    __slots__ = ("free", "model", "own_figure", "usage", "worked")
+    __slots__ = ("free", "model", "most", "own_figure", "usage", "worked")
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, output_tokens_max: int) -> None:
+        self.model, self.most = model, TIMES * output_tokens_max
         self.usage: Usage | None = None
         self.worked = self.free = self.own_figure = False
 
@@ -51,10 +51,12 @@ class BilledIsBooked:
         del now_ms
         routed = play.request.delivery is Delivery.ROUTE
         if isinstance(what, CallModel):
-            self._bills[play.number, what.attempt] = Bill(what.candidate.model)
+            call = what.candidate
+            self._bills[play.number, what.attempt] = Bill(call.model, call.output_tokens_max)
         elif isinstance(what, Selected):
             if routed:
-                self._bills[play.number, what.attempt] = Bill(what.model)
+                most = what.output_tokens_max
+                self._bills[play.number, what.attempt] = Bill(what.model, most)
         elif isinstance(what, Settle):
             bill = self._bills.pop((play.number, what.attempt), None)
             if bill is not None and what.hold_until_ms is None:
@@ -88,10 +90,10 @@ def _hear(bill: Bill, news: ChunkArrived | AttemptFailed | OutcomeReported) -> N
         bill.worked = bill.worked or bool(news.deltas)
         bill.own_figure = bill.own_figure or news.cost_nanos is not None
     usage = news.usage
-    if usage is not None and (failure is None or failure.sent) and _is_believable(usage):
+    if usage is not None and (failure is None or failure.sent) and _is_believable(usage, bill.most):
         bill.usage = usage
 
 
-def _is_believable(usage: Usage) -> bool:
+def _is_believable(usage: Usage, output_most: int) -> bool:
     honest = 0 <= usage.cached_tokens <= usage.input_tokens
-    return honest and usage.output_tokens >= 0 and usage.total_tokens < BELIEVABLE
+    return honest and 0 <= usage.output_tokens <= output_most and usage.total_tokens < BELIEVABLE
